@@ -1,0 +1,49 @@
+"""unflip: unpaired image-to-image translation that keeps semantics.
+
+The names below are the public interface; they load on first use, so that ``import unflip`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unflip.errors import UserError as UserError
+    from unflip.inference.translator import Translator as Translator
+    from unflip.inference.translator import load as load
+    from unflip.methods import METHODS as METHODS
+    from unflip.recipes.train import configure as configure
+    from unflip.recipes.train import train as train
+    from unflip.runs import RunConfig as RunConfig
+
+try:
+    __version__ = version("unflip")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+_WHERE = {
+    "METHODS": ("unflip.methods", "METHODS"),
+    "RunConfig": ("unflip.runs", "RunConfig"),
+    "Translator": ("unflip.inference.translator", "Translator"),
+    "UserError": ("unflip.errors", "UserError"),
+    "configure": ("unflip.recipes.train", "configure"),
+    "load": ("unflip.inference.translator", "load"),
+    "train": ("unflip.recipes.train", "train"),
+}
+
+__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'unflip' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

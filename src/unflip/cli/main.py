@@ -1,0 +1,60 @@
+"""The command line: a file per verb. Errors are one line, exit codes mean something, and heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from unflip.cli import demo, methods, train, translate
+from unflip.errors import Interrupted, UserError
+
+app = typer.Typer(
+    name="unflip",
+    help="Unpaired image-to-image translation that keeps semantics.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (demo.demo, train.train, translate.translate, methods.methods):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Unpaired image-to-image translation that keeps semantics."""
+    if version:
+        import unflip
+
+        typer.echo(unflip.__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit code.
+
+    0 done; 1 done, but something that was asked for does not hold; 2 the call or its input is wrong; 130 or 143 interrupted.
+    """
+    try:
+        code = app(argv, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        return _fail(str(error))
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # what Typer raises for wrong options, and what a verb raises to end with a code
+        if code is None:
+            raise
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _fail(message, code) if message else code
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code

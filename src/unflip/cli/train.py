@@ -1,0 +1,54 @@
+"""``unflip train``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")],
+    source: Annotated[Path | None, typer.Option(metavar="DIR", help="Source images: a folder, searched in depth, or a text list.")] = None,
+    target: Annotated[Path | None, typer.Option(metavar="DIR", help="Target images: a folder, searched in depth, or a text list.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="A method of `unflip methods`.  [default: srunit]")] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the training crops.  [default: 256]")] = None,
+    budget: Annotated[int | None, typer.Option(metavar="N", help="Source images to see.  [default: the paper's epochs]")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="B", help="Images per step.  [default: 1]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="K", help="All random choices follow from it.  [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.  [default: auto]")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.  [default: auto]")] = None,
+    init: Annotated[Path | None, typer.Option(metavar="RUN", help="Start from another run's weights.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="A config.yaml, whole or in part.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a translation from source to target into a run folder."""
+    from unflip.errors import UserError
+    from unflip.recipes.train import configure
+    from unflip.recipes.train import train as run
+    from unflip.runs import from_yaml
+
+    given = {
+        "source": source,
+        "target": target,
+        "size": size,
+        "budget": budget,
+        "batch": batch,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "init": init,
+    }
+    fresh = method or config or settings or any(value is not None for value in given.values())
+    if resume and not fresh:
+        if not (out / "config.yaml").is_file():
+            raise UserError(f"--out {out} holds no run to resume")
+        chosen = from_yaml(out / "config.yaml")
+    else:
+        chosen = configure(method, file=config, settings=settings or (), **given)
+    run(chosen, out, resume=resume, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"{out}: model in {out / 'model'}; translate with: unflip translate {out} INPUT --out DIR")

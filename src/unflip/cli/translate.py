@@ -1,0 +1,33 @@
+"""``unflip translate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unflip.cli.options import Device
+
+
+def translate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a model folder.")],
+    images: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder searched in depth, or a text list.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    direction: Annotated[
+        str, typer.Option(metavar="forward|backward", help="backward: target to source, for methods that learn both.")
+    ] = "forward",
+    device: Device = "auto",
+) -> None:
+    """Translate an image or a folder: same relative names, same sizes."""
+    from unflip.inference.folders import translate_folder
+    from unflip.inference.translator import load
+
+    translator = load(run, device=device, direction=direction)  # type: ignore[arg-type]
+    outcome = translate_folder(translator, images, out)
+    skipped = f", {outcome.skipped} already there" if outcome.skipped else ""
+    typer.echo(f"{out}: {outcome.done} translated{skipped}")
+    for line in outcome.failed:
+        typer.echo(f"failed: {line}", err=True)
+    if outcome.failed:
+        raise typer.Exit(1)

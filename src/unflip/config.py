@@ -1,0 +1,65 @@
+"""The base of every configuration record, and how what is wrong with one is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+class Config(BaseModel):
+    """A frozen, validated record. Unknown keys are refused, with the nearest right one; NaN and infinity are not numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown("key", key, cls.model_fields))
+        return data
+
+    def _fill(self, **derived: Any) -> None:
+        """For validators: set derived defaults without marking them as given, so that a method's recipe does not pin them."""
+        for key, value in derived.items():
+            object.__setattr__(self, key, value)
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """One line that names the nearest right name, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"unknown {what} {str(name)!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+
+
+class Misplaced(ValueError):
+    """For validators that validate a value of their own: what is wrong with it, and where in it."""
+
+    def __init__(self, error: ValidationError, *place: str) -> None:
+        inner, self.message = _place_and_message(error)
+        self.place = (*place, *inner)
+        super().__init__(problem(error))
+
+
+def problem(error: ValidationError) -> str:
+    """The first thing wrong, in one line: ``generator.width: Input should be greater than 0 (given 0)``."""
+    place, message = _place_and_message(error)
+    return f"{'.'.join(place)}: {message}" if place else message
+
+
+def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
+    first = error.errors()[0]
+    place = tuple(str(part) for part in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        return place + cause.place, cause.message
+    if first["type"] == "missing":
+        return place, "is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error" and not isinstance(first["input"], dict):
+        message += f" (given {first['input']!r})"
+    return place, message

@@ -1,0 +1,144 @@
+"""Finding images: folders in depth and text lists, checked before anything is computed from them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from unflip.data.images import FORMATS, check
+from unflip.errors import UserError
+
+SHOWN = 3
+"""How many bad files an error names."""
+
+
+class Entry(NamedTuple):
+    """An image that was found whole; its size is upright (EXIF) and before any resize."""
+
+    path: Path
+    width: int
+    height: int
+
+
+def find_images(where: Path) -> list[Path]:
+    """The images of a folder and the folders in it (natural order: 2 before 10), of a ``.txt`` list (its order), or one image itself.
+
+    Hidden files and folders are skipped; linked folders are followed, but no folder is entered twice. A list has one path per line,
+    relative to the list's folder; lines that begin with # are comments. Raises ``UserError`` where there is nothing to find.
+    """
+    if where.is_dir():
+        found = _walk(where)
+    elif not where.exists():
+        raise UserError(f"no such folder or list, {where}; check the path")
+    elif where.suffix.lower() == ".txt":
+        found = _listed(where)
+    elif _is_image(where):
+        found = [where]
+    else:
+        raise UserError(f"neither a folder nor a .txt list nor an image, {where}; give one of them")
+    if not found:
+        raise UserError(f"no images, {where}; give a folder or a list with files that end in {' '.join(FORMATS)}")
+    return found
+
+
+def survey(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[Entry]:
+    """Check every image, in ``paths``' order; ``progress(done, total)`` is called as they are done.
+
+    Raises one ``UserError`` for all bad files, which names the first few.
+    """
+    entries: list[Entry] = []
+    bad: list[str] = []
+    # More threads than cores: most of it waits for the disk. An interrupt leaves what is not yet begun.
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        for done, result in enumerate(pool.map(_checked, paths), start=1):
+            if isinstance(result, Entry):
+                entries.append(result)
+            else:
+                bad.append(result)
+            if progress is not None:
+                progress(done, len(paths))
+    if bad:
+        more = f" | and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise UserError(f"{len(bad)} of {len(paths)} images cannot be used: {' | '.join(bad[:SHOWN])}{more}; replace or remove them")
+    return entries
+
+
+def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
+    """Each image's path below the searched folder ``where``; below the images' common folder where that was a list or an image.
+
+    Never absolute and never with ``..``: safe to append to an output folder.
+    """
+    if where.is_dir():
+        return [path.relative_to(where) for path in paths]
+    absolute = [os.path.abspath(path) for path in paths]
+    try:
+        root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    except ValueError as error:  # Windows: several drives
+        raise UserError(f"images without a common folder, {where}; list images of one drive") from error
+    return [Path(os.path.relpath(path, root)) for path in absolute]
+
+
+def same_folder(a: Path, b: Path) -> bool:
+    """Whether ``a`` and ``b`` are one folder (or list), under whatever names."""
+    try:
+        return a.samefile(b)
+    except OSError:  # one of them does not exist yet
+        return a.resolve() == b.resolve()
+
+
+def _walk(root: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
+
+    found: list[Path] = []
+    entered: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:  # by a link: around a loop, or to what is searched anyway
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # A dangling link counts as a file, so that the survey names it.
+        found += [Path(folder, name) for name in files if not name.startswith(".") and _is_image(Path(name))]
+    return sorted(found, key=lambda path: (_natural(path.relative_to(root)), str(path)))
+
+
+def _listed(file: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the list, {file}; it must be readable UTF-8 text") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        path = file.parent / name
+        if not path.is_file():
+            raise UserError(f"no such image, {path} (line {number} of {file}); correct or remove the line")
+        if not _is_image(path):
+            raise UserError(f"not an image that unflip reads, {path} (line {number} of {file}); use {' '.join(FORMATS)}")
+        found.append(path)
+    return found
+
+
+def _checked(path: Path) -> Entry | str:
+    """The entry, or what is wrong with the file."""
+    try:
+        return Entry(path, *check(path))
+    except UserError as error:
+        return str(error).rpartition("; ")[0]  # less the advice: given once for all
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS
+
+
+def _natural(path: Path) -> list[list[str | int]]:
+    """A sort key in which the numbers in names compare as numbers; they lie at the odd places, so that like is compared with like."""
+    return [[int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))] for name in path.parts]

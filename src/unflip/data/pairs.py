@@ -1,0 +1,221 @@
+"""The unpaired stream of crops: a pure function of the seed and the running number of the source image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unflip.data.folders import Entry
+from unflip.data.images import parse_resize, read_rgb
+from unflip.errors import UserError
+from unflip.seeding import numpy_rng
+from unflip.types import Batch
+
+
+class Images:
+    """The images of one domain, decoded and resized, by index; each is decoded once where all of them fit into memory.
+
+    ``cache``: "auto" keeps them where they fit, "on" always, "none" never. ``shared`` puts them where all loader workers see them;
+    False suffices for ``workers=0``.
+    """
+
+    def __init__(self, entries: Sequence[Entry], resize: str = "none", cache: str = "auto", shared: bool = True) -> None:
+        if cache not in {"auto", "on", "none"}:
+            raise UserError(f"not a cache setting, {cache!r}; use auto, on or none")
+        self.paths = [entry.path for entry in entries]
+        self.resize = str(parse_resize(resize))
+        self.sizes = [parse_resize(resize).size_for(entry.width, entry.height) for entry in entries]
+        """(width, height) of each image, resized."""
+        self.pixels: Tensor | None = None
+        """All images in a row, flat; None where nothing is kept."""
+        self.filled = torch.zeros(len(entries), dtype=torch.uint8)
+        ends = torch.tensor([0, *(3 * width * height for width, height in self.sizes)]).cumsum(0)
+        self.starts: list[int] = ends.tolist()
+        total = self.starts[-1]
+        if cache == "on" and shared and total > _free_shared_memory():
+            raise UserError(f"images need {total / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
+        if cache == "on" or (cache == "auto" and _fits(total, shared)):
+            self.pixels = torch.empty(total, dtype=torch.uint8)
+            if shared:  # takes the memory at once, so that the next store sees what is left, and no worker can run out of it later
+                self.pixels.share_memory_()
+                self.filled.share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The image, ``(H, W, 3)`` uint8; not to be written to. Raises ``UserError`` where the file is not what the survey saw."""
+        if self.pixels is None:
+            return self._decoded(index)
+        width, height = self.sizes[index]
+        image = self.pixels[self.starts[index] : self.starts[index + 1]].view(height, width, 3)
+        if not self.filled[index]:
+            # Two workers may get here at once: both write the same bytes, and the flag only after them.
+            image.copy_(self._decoded(index))
+            self.filled[index] = 1
+        return image
+
+    def _decoded(self, index: int) -> Tensor:
+        path, (width, height) = self.paths[index], self.sizes[index]
+        image = torch.from_numpy(read_rgb(path, self.resize))
+        if image.shape != (height, width, 3):
+            found = f"{image.shape[1]}x{image.shape[0]} instead of {width}x{height}"
+            raise UserError(f"image has changed since the run began, {path} ({found}); restore it or start again")
+        return image
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """Item ``i`` is a crop of a source image and one of an unrelated target image, and depends on nothing but the seed and ``i``.
+
+    ``i`` counts source images since training began, 0 to ``length`` - 1, never epochs. Each domain is passed through in a new order
+    each time, every image once, the two domains apart from each other: so any two sizes of domains are both covered evenly.
+    Raises ``UserError`` where an image is smaller than the crop.
+    """
+
+    def __init__(self, source: Images, target: Images, size: int, seed: int, length: int, flip: bool) -> None:
+        for images in (source, target):
+            _refuse_small(images, size)
+        self.source, self.target = source, target
+        self.size, self.seed, self.length, self.flip = size, seed, length, flip
+        self._orders: dict[str, tuple[int, list[int]]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """``(source, target)``, each ``(3, size, size)`` uint8."""
+        source, target = self.indices(i)
+        return self._crop(self.source[source], "source", i), self._crop(self.target[target], "target", i)
+
+    def indices(self, i: int) -> tuple[int, int]:
+        """Which source and which target image item ``i`` is cut from."""
+        if not 0 <= i < self.length:
+            raise IndexError(f"item {i} of {self.length}")
+        return self._index(len(self.source), "source", i), self._index(len(self.target), "target", i)
+
+    def _index(self, count: int, side: str, i: int) -> int:
+        epoch, position = divmod(i, count)
+        if side not in self._orders or self._orders[side][0] != epoch:
+            self._orders[side] = epoch, numpy_rng(self.seed, "order", side, epoch).permutation(count).tolist()
+        return self._orders[side][1][position]
+
+    def _crop(self, image: Tensor, side: str, i: int) -> Tensor:
+        """A crop anywhere in the image ``(H, W, 3)``, each place equally likely; flipped half the time."""
+        rng = numpy_rng(self.seed, "crop", side, i)
+        height, width, _ = image.shape
+        top = int(rng.integers(height - self.size + 1))
+        left = int(rng.integers(width - self.size + 1))
+        crop = image[top : top + self.size, left : left + self.size].permute(2, 0, 1)
+        flipped = self.flip and rng.random() < 0.5
+        return (crop.flip(2) if flipped else crop).contiguous()
+
+
+def loader(pairs: Pairs, *, first: int, batch: int, workers: int, pin_memory: bool = False, prefetch: int = 2) -> Iterator[Batch]:
+    """Batches of ``pairs`` from item ``first`` to the end, uint8 ``(N, 3, size, size)``; the last one may be short.
+
+    The same bits for any number of ``workers`` and any ``first``. The workers live until the iterator is used up, closed or dropped.
+    Raises ``UserError``, also for what goes wrong in a worker.
+    """
+    batches: DataLoader[Any] = DataLoader(
+        _Guarded(pairs),
+        batch_sampler=_InOrder(first, len(pairs), batch),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_parent,
+        generator=torch.Generator(),  # else it draws from torch's global stream
+        prefetch_factor=prefetch if workers else None,
+    )
+    return _unguarded(batches)
+
+
+def _unguarded(batches: DataLoader[Any]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield batch
+
+
+class _Guarded(Dataset[tuple[int, Tensor, Tensor] | str]):
+    """Items with their numbers, or the one line of their ``UserError``: raised in a worker, it would arrive as a traceback."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __getitem__(self, i: int) -> tuple[int, Tensor, Tensor] | str:
+        try:
+            return i, *self.pairs[i]
+        except UserError as error:
+            return str(error)
+
+
+class _InOrder(Sampler[list[int]]):
+    """The numbers ``first`` to ``end`` - 1, ``batch`` at a time."""
+
+    def __init__(self, first: int, end: int, batch: int) -> None:
+        self.first, self.end, self.batch = first, end, batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(self.first, self.end, self.batch):
+            yield list(range(start, min(start + self.batch, self.end)))
+
+    def __len__(self) -> int:
+        return len(range(self.first, self.end, self.batch))
+
+
+def _collate(items: list[tuple[int, Tensor, Tensor] | str]) -> Batch | str:
+    samples = []
+    for item in items:
+        if isinstance(item, str):
+            return item
+        samples.append(item)
+    return Batch(torch.stack([s for _, s, _ in samples]), torch.stack([t for _, _, t in samples]), first=samples[0][0])
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent needs its workers until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _refuse_small(images: Images, size: int) -> None:
+    small = [index for index, sides in enumerate(images.sizes) if min(sides) < size]
+    if small:
+        (width, height), path = images.sizes[small[0]], images.paths[small[0]]
+        what = f"{len(small)} of {len(images)} images are smaller than the {size}x{size} crop"
+        smallest = min(min(images.sizes[index]) for index in small)
+        remedy = f"use --size {smallest} or less, or --set data.resize=short:{size}"
+        raise UserError(f"{what}, such as {path} ({width}x{height}); {remedy}")
+
+
+def _fits(total: int, shared: bool) -> bool:
+    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training."""
+    return total <= _available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
+
+
+def _free_shared_memory() -> int:
+    """Free bytes in /dev/shm, small in containers by default; where there is none (not Linux), no such bound is known."""
+    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 2**62
+
+
+def _available_memory() -> int:
+    """Bytes of memory that can be had without swapping, as far as the system tells."""
+    known = []
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max": none
+            known.append(int(Path(limit).read_text()))
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no sysconf on Windows
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(known, default=8 * 2**30)

@@ -1,0 +1,19 @@
+"""Pixels into the networks and out again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_network(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 ``(N, C, H, W)``, 0 to 255, to floats in [-1, 1]."""
+    # Computed in float32 at least, and rounded once.
+    wide = torch.promote_types(dtype, torch.float32)
+    return (image.to(wide) / 127.5 - 1).to(dtype)
+
+
+def to_image(image: Tensor) -> Tensor:
+    """Floats in [-1, 1] to uint8, rounded to nearest; values beyond are clamped. Undoes ``to_network`` exactly."""
+    wide = image.to(torch.promote_types(image.dtype, torch.float32))
+    return ((wide + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,24 @@
+"""Which device to compute on, and how precisely."""
+
+from __future__ import annotations
+
+import torch
+
+from unflip.errors import UserError
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` means on this machine."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}; use auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: this machine has no CUDA device that PyTorch can use; use --device cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """``32`` or ``bf16``; ``auto`` is bf16 where the device computes in it."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not supported:
+        raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")
+    return "bf16" if supported and precision != "32" else "32"

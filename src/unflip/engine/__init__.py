@@ -1,0 +1,1 @@
+"""What makes a run go: devices, the training loop, averages, checkpoints, the record."""

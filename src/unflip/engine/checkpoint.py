@@ -1,0 +1,82 @@
+"""Checkpoints: the whole state of a run as safetensors and JSON, so that it goes on as if it had not stopped. No pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unflip.engine.trainer import Training
+from unflip.errors import UserError
+from unflip.files import sha256, whole_folder, write_bytes, write_json
+from unflip.modelfolder import load_exactly, read_tensors
+
+STATE, META, LATEST = "state.safetensors", "state.json", "latest"
+
+
+def save(folder: Path, training: Training) -> None:
+    """Write ``folder/<images seen>/``, point ``folder/latest`` at it, and remove all but the newest ``keep``."""
+    name = f"{training.seen:09d}"
+    with whole_folder(folder / name) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in _tensors(training).items()}, temporary / STATE)
+        write_json(temporary / META, {"format": 1, "seen": training.seen, "sha256": sha256(temporary / STATE)})
+    write_bytes(folder / LATEST, name.encode())
+    kept = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+    for old in kept[: -training.config.keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(folder: Path, training: Training) -> None:
+    """Bring ``training`` to the state of the latest checkpoint in ``folder``."""
+    where = latest(folder)
+    if where is None:
+        raise UserError(f"{folder} holds no checkpoint to resume from")
+    try:
+        meta = json.loads((where / META).read_text())
+        seen, digest = int(meta["seen"]), str(meta["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{where / META} cannot be read; the checkpoint is damaged") from None
+    tensors = read_tensors(where / STATE, digest)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    for name, module in _modules(training).items():
+        load_exactly(module, part(f"{name}/"), where / STATE)
+    for name, optimizer in training.optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part(f"{name}_optimizer/").items():
+            index, field = key.split("/")
+            state.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for side, pool in training.pools.items():
+        images = part(f"pool/{side}/")
+        pool.images = [images[key].to(training.fabric.device) for key in sorted(images, key=int)]
+    training.seen = seen
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint in ``folder``, if there is any."""
+    pointer = folder / LATEST
+    return folder / pointer.read_text().strip() if pointer.is_file() else None
+
+
+def _modules(training: Training) -> dict[str, torch.nn.Module]:
+    return {"generator": training.generator, "discriminator": training.discriminator, "ema": training.ema.network}
+
+
+def _tensors(training: Training) -> dict[str, Any]:
+    tensors: dict[str, Tensor] = {}
+    for name, module in _modules(training).items():
+        tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in training.optimizers.items():
+        for index, fields in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}_optimizer/{index}/{field}": value for field, value in fields.items()}
+    for side, pool in training.pools.items():
+        tensors |= {f"pool/{side}/{i}": image for i, image in enumerate(pool.images)}
+    return tensors

@@ -1,0 +1,62 @@
+"""The record of a run: log.jsonl, progress, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from unflip.engine.trainer import Moment
+from unflip.errors import MissingExtra
+from unflip.files import disk_errors, write_bytes
+from unflip.progress import Bar
+
+
+class Record:
+    """Writes what a run's moments say. ``seen``: images already seen; later lines of an earlier attempt are dropped."""
+
+    def __init__(self, folder: Path, budget: int, seen: int = 0, *, tensorboard: bool = False, progress: bool = True) -> None:
+        self.board = _tensorboard(folder / "tensorboard", seen) if tensorboard else None
+        self.log = folder / "log.jsonl"
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else []
+        write_bytes(self.log, "".join(f"{line}\n" for line in lines if _seen(line) <= seen).encode())
+        self.bar = Bar("training", budget, seen, quiet=not progress)
+
+    def __enter__(self) -> Record:
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.__exit__(kind, error, trace)
+        if self.board is not None:
+            self.board.close()
+
+    def add(self, moment: Moment) -> None:
+        """Log the moment, and show it."""
+        if "log" not in moment.due:
+            return
+        numbers = {**moment.parts, "lr": moment.rate, "images_per_second": round(moment.images_per_second, 3)}
+        with disk_errors(self.log), open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"seen": moment.seen, **numbers}) + "\n")
+        parts = "  ".join(f"{name} {value:.3g}" for name, value in moment.parts.items())
+        self.bar.show(moment.seen, f"{moment.images_per_second:.1f} images/s  {parts}")
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, moment.seen)
+
+
+def _seen(line: str) -> float:
+    """The images seen at a line of the log; a line that a killed process cut short is never before anything."""
+    try:
+        return float(json.loads(line)["seen"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _tensorboard(folder: Path, seen: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtra("tensorboard", "tensorboard") from None
+    return SummaryWriter(folder, purge_step=seen or None)

@@ -1,0 +1,25 @@
+"""The errors that a user is meant to read: one clear line, no traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """The call or its input is wrong. The message reads ``what, where; what to do`` and fits one line.
+
+    The command line prints it as ``error: ...`` and ends with exit code 2; nothing half-written is left behind.
+    """
+
+
+class MissingExtra(UserError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'unflip[{extra}]'")
+
+
+class Interrupted(Exception):
+    """A run was stopped by a signal, after it saved. ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

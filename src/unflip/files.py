@@ -1,0 +1,102 @@
+"""Atomic writing: a file or folder is there whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unflip.errors import UserError
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn what a disk can do to a writer into one clear line."""
+    reasons = {
+        errno.ENOSPC: "the disk is full; make room and run again",
+        errno.EDQUOT: "the disk quota is used up; make room and run again",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EACCES: "no permission to write there; choose another folder",
+        errno.EPERM: "no permission to write there; choose another folder",
+        errno.ENOENT: "its folder cannot be made; choose another folder",
+        errno.ENOTDIR: "a part of that path is a file; choose another folder",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        raise UserError(f"cannot write {where}: {reasons[error.errno]}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create ``folder`` and its parents."""
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"cannot write {folder}: a file of that name is in the way; choose another folder") from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path`` at once: temporary name in the same folder, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, at once."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which takes the place of ``folder`` when all of it is on the disk, and vanishes if anything fails."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    with disk_errors(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for path in temporary.rglob("*"):
+                _sync(path)
+            _sync(temporary)
+            if folder.exists():
+                os.replace(folder, replaced)
+            os.replace(temporary, folder)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk, where the system can."""
+    if os.name != "posix" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,113 @@
+"""Translating single images: what comes in, a PIL image, a NumPy array or a tensor, is what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unflip import modelfolder
+from unflip.data.images import Array, parse_resize, prepare
+from unflip.data.transforms import to_image, to_network
+from unflip.devices import choose_device
+from unflip.errors import UserError
+from unflip.methods.passes import BACKWARD, FORWARD
+from unflip.modelfolder import Model
+
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
+Direction = Literal["forward", "backward"]
+
+
+class Translator:
+    """A trained model, called with an image of any size: ``translator(image)`` is its translation, of the same kind and size.
+
+    Takes and gives back
+
+    * PIL images: RGB out; alpha is kept; EXIF orientation is applied;
+    * NumPy arrays ``(H, W, 3)``, or ``(H, W)`` gray, or ``(H, W, 4)`` with alpha: uint8, or floats in [0, 1];
+    * tensors ``(C, H, W)`` or ``(N, C, H, W)``: uint8, or floats in [0, 1], on any device.
+
+    What the model was trained to resize is resized before and back after. ``direction`` "backward" translates target to source, for
+    methods that learn both.
+    """
+
+    def __init__(self, model: Model, device: torch.device, direction: Direction = "forward") -> None:
+        side = {"forward": FORWARD, "backward": BACKWARD}.get(direction)
+        if side is None:
+            raise UserError(f"unknown direction {direction!r}; use forward or backward")
+        if side not in model.generators:
+            raise UserError(f"{model.folder} translates forward only; its method learns no way back")
+        self.config, self.folder, self.device, self.direction = model.config, model.folder, device, direction
+        self.generator = model.generators[side]
+        self.resize = parse_resize(self.config.resize)
+
+    def __call__(self, image: AnyImage) -> AnyImage:
+        if isinstance(image, Image.Image):
+            decoded = prepare(image, str(self.resize))
+            translation = Image.fromarray(self.pixels(decoded.rgb, decoded.size))
+            if decoded.alpha is not None:
+                translation.putalpha(Image.fromarray(decoded.alpha))
+            return translation
+        if isinstance(image, np.ndarray):
+            return self._array(image)
+        if isinstance(image, Tensor):
+            return self._tensor(image)
+        raise UserError(f"cannot translate a {type(image).__name__}; give a PIL image, a NumPy array or a tensor")
+
+    @torch.inference_mode()
+    def network(self, x: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` in [-1, 1] to the same; no resizing."""
+        return self.generator(x.to(self.device))
+
+    def pixels(self, rgb: Array, size: tuple[int, int]) -> Array:
+        """An image already resized for the model, ``(H, W, 3)`` uint8, to its translation at ``size`` (width, height)."""
+        x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+        translation = to_image(self.network(to_network(x)))[0].permute(1, 2, 0).cpu().numpy()
+        if translation.shape[1::-1] == size:
+            return translation
+        return np.asarray(Image.fromarray(translation).resize(size, Image.Resampling.BICUBIC))
+
+    def _array(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)) or 0 in image.shape:
+            raise UserError(f"cannot translate an array of shape {image.shape}; give (H, W, 3), (H, W, 4) or (H, W)")
+        if image.dtype == np.uint8:
+            return np.asarray(self(Image.fromarray(image)))
+        if image.dtype not in (np.float32, np.float64):
+            raise UserError(f"cannot translate an array of {image.dtype}; give uint8, or floats in [0, 1]")
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        color = torch.from_numpy(np.ascontiguousarray(image[..., :3])).permute(2, 0, 1)
+        translated = self._tensor(color).permute(1, 2, 0).numpy()
+        return np.concatenate([translated, image[..., 3:]], axis=2)
+
+    def _tensor(self, image: Tensor) -> Tensor:
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
+            raise UserError(f"cannot translate a tensor of shape {tuple(image.shape)}; give (3, H, W) or (N, 3, H, W)")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise UserError(f"cannot translate a tensor of {image.dtype}; give uint8, or floats in [0, 1]")
+        x = image if image.ndim == 4 else image[None]
+        x = to_network(x) if x.dtype == torch.uint8 else x.to(torch.float32) * 2 - 1
+        height, width = x.shape[-2:]
+        wide, high = self.resize.size_for(width, height)
+        y = _resized(self.network(_resized(x, (high, wide))), (height, width))
+        y = to_image(y) if image.dtype == torch.uint8 else ((y + 1) / 2).clamp(0, 1).to(image.dtype)
+        return (y if image.ndim == 4 else y[0]).to(image.device)
+
+
+def load(path: str | Path, *, device: str = "auto", direction: Direction = "forward") -> Translator:
+    """The translator of a run folder or a model folder.
+
+    Raises:
+        UserError: nothing there, damaged, or a direction that its method does not learn.
+    """
+    chosen = choose_device(device)
+    return Translator(modelfolder.load(Path(path), chosen), chosen, direction)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)

@@ -1,0 +1,20 @@
+"""Terms. ``TERMS`` is the table of all that a method, or ``--set``, can name."""
+
+from __future__ import annotations
+
+from unflip.losses.adversarial import Adversarial
+from unflip.losses.nce import IdentityNCE, PatchNCE
+from unflip.losses.reconstruction import Cycle, Identity
+from unflip.losses.robustness import Robustness
+from unflip.losses.term import Nets, Term
+
+TERMS: dict[str, type[Term]] = {
+    "adversarial": Adversarial,
+    "nce": PatchNCE,
+    "identity_nce": IdentityNCE,
+    "cycle": Cycle,
+    "identity": Identity,
+    "robustness": Robustness,
+}
+
+__all__ = ["TERMS", "Nets", "Term"]

@@ -1,0 +1,46 @@
+"""The game between generator and discriminator."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unflip.losses.precision import at_least_float32, full_precision
+from unflip.losses.term import Nets, Term
+from unflip.types import Step
+
+Form = Literal["least_squares", "hinge", "logistic"]
+
+
+def generator_loss(fake: Tensor, form: Form) -> Tensor:
+    """How far the logits of the translations, any shape, are from "real"; a scalar."""
+    if form == "least_squares":  # E (D(G(x)) - 1)^2                             Mao et al., ICCV 2017
+        return (fake - 1).square().mean()
+    if form == "hinge":  # -E D(G(x))                                            Lim & Ye, 2017
+        return -fake.mean()
+    return F.softplus(-fake).mean()  # -E log sigmoid(D(G(x)))                   Goodfellow et al., NeurIPS 2014 (non-saturating)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """The losses on real images and on translations, from their logits; two scalars. Their mean is what is minimized (CUT, CycleGAN)."""
+    if form == "least_squares":  # E (D(y) - 1)^2,  E D(G(x))^2
+        return (real - 1).square().mean(), fake.square().mean()
+    if form == "hinge":  # E max(0, 1 - D(y)),  E max(0, 1 + D(G(x)))
+        return F.relu(1 - real).mean(), F.relu(1 + fake).mean()
+    return F.softplus(-real).mean(), F.softplus(fake).mean()  # -E log sigmoid(D(y)),  -E log (1 - sigmoid(D(G(x))))
+
+
+class Adversarial(Term):
+    """The translation must look like the target domain to the discriminator."""
+
+    weight: float = 1.0
+    form: Form = "least_squares"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"fake"})
+
+    def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
+        logits = nets.discriminator(step.fake)
+        with full_precision(logits):
+            return generator_loss(at_least_float32(logits), self.form)

@@ -1,0 +1,77 @@
+"""Every random choice of one training step, as tensors.
+
+Choices of an image are drawn from (seed, image's running number), choices of a step from (seed, images seen before it): N processes
+draw what one would have drawn, a resumed run what the killed one would have, and a test can inject its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unflip.seeding import numpy_rng, torch_rng
+
+
+class TapShape(NamedTuple):
+    """The size of the features at one tap for the crops of a run."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Draws:
+    """``terms[side][term]`` is whatever that term's ``draw`` returned. ``flip``: the source is mirrored before it is translated."""
+
+    flip: bool = False
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The random numbers of one purpose in one step of ``images`` images, of which the first has the running number ``first``."""
+
+    seed: int
+    path: tuple[str, ...]
+    first: int
+    images: int
+    device: torch.device
+
+    def once(self) -> np.random.Generator:
+        """For a choice that the whole step shares."""
+        return numpy_rng(self.seed, *self.path, "step", self.first)
+
+    def each(self, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
+        """``draw``'s result for every image, stacked: ``(N, ...)``."""
+        rows = [draw(numpy_rng(self.seed, *self.path, self.first + i)) for i in range(self.images)]
+        return torch.from_numpy(np.stack(rows)).to(self.device, non_blocking=True)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers ``(N, *shape)``, made on the device."""
+        return torch.stack([torch.randn(shape, generator=rng, device=self.device) for rng in self._rngs()])
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), ``(N, *shape)``, made on the device."""
+        return torch.stack([torch.rand(shape, generator=rng, device=self.device) for rng in self._rngs()])
+
+    def _rngs(self) -> list[torch.Generator]:
+        return [torch_rng(self.seed, *self.path, "noise", self.first + i, device=self.device) for i in range(self.images)]
+
+    def positions(self, shape: TapShape, count: int) -> Tensor:
+        """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions."""
+        size = shape.height * shape.width
+        return self.each(lambda rng: rng.choice(size, min(count, size), replace=False, shuffle=False))
+
+
+def gather(features: Tensor, positions: Tensor) -> Tensor:
+    """The features ``(N, C, h, w)`` at ``positions`` ``(N, P)``: ``(N, P, C)``."""
+    n, c = features.shape[:2]
+    index = positions[:, None, :].expand(n, c, -1)
+    return features.flatten(2).gather(2, index).transpose(1, 2)

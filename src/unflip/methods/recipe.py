@@ -1,0 +1,107 @@
+"""A recipe: everything about a method that a run's configuration can change. A method is a named recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from unflip.config import Config, Misplaced, unknown
+from unflip.losses import TERMS, Term
+from unflip.methods.passes import provided
+from unflip.networks import DISCRIMINATORS, GENERATORS, PatchGANConfig, ProjectorConfig, ResnetConfig
+
+
+class OptimizerConfig(Config):
+    """Adam, and its learning rate over the run: constant, then linear to zero."""
+
+    lr: PositiveFloat = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    constant: float = Field(default=0.5, ge=0, lt=1)
+    """The share of the budget during which the rate stays constant."""
+
+
+class Recipe(Config):
+    """Networks, weighted terms and optimizer. ``sides`` 1: source to target only; 2: both directions, each with its own networks."""
+
+    sides: Literal[1, 2] = 1
+    generator: SerializeAsAny[ResnetConfig] = ResnetConfig()
+    discriminator: SerializeAsAny[PatchGANConfig] = PatchGANConfig()
+    projector: ProjectorConfig | None = None
+    terms: dict[str, SerializeAsAny[Term]]
+    flip_equivariance: bool = False
+    """Mirror the source before every other step; the features of the translation are mirrored back before they are compared (FastCUT)."""
+    pool: NonNegativeInt = 0
+    """The discriminator also sees earlier translations, from a pool of this size (Shrivastava et al., CVPR 2017)."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _generator_by_kind(cls, value: Any) -> Any:
+        return by_kind(value, GENERATORS, "generator")
+
+    @field_validator("discriminator", mode="before")
+    @classmethod
+    def _discriminator_by_kind(cls, value: Any) -> Any:
+        return by_kind(value, DISCRIMINATORS, "discriminator")
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _terms_by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name not in TERMS:
+                raise ValueError(unknown("term", name, TERMS))
+        return {name: validated(TERMS[name], term, name) for name, term in value.items()}
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Recipe:
+        if "adversarial" not in self.terms or self.terms["adversarial"].weight == 0:
+            raise ValueError("a method needs the term adversarial with a weight above 0: nothing else draws the translation to the target")
+        for name, term in self.terms.items():
+            missing = term.needs - provided(self.sides)
+            if term.weight > 0 and missing:
+                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which a method with sides={self.sides} does not produce")
+            if term.weight > 0 and term.projects and self.projector is None:
+                raise ValueError(f"term {name} needs a projector; set projector.width")
+        return self
+
+
+def by_kind(value: Any, table: dict[str, type[Any]], what: str) -> Any:
+    """A network's configuration from a mapping, by its ``kind``."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", next(iter(table)))
+    if kind not in table:
+        raise ValueError(unknown(f"{what} kind", kind, table))
+    return validated(table[kind], value)
+
+
+def validated(model: type[Config], value: Any, name: str = "") -> Any:
+    """``value`` as a ``model``; what is wrong with it is reported at its own place, below ``name``."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Misplaced(error, *([name] if name else [])) from None
+
+
+class Method(Config):
+    """A recipe with its name, its source and its paper's training length."""
+
+    name: str
+    title: str
+    paper: str
+    summary: str
+    epochs: PositiveInt
+    """The paper's training length, in passes over the larger of the two sets."""
+    recipe: Recipe

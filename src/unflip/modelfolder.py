@@ -1,0 +1,155 @@
+"""The model folder: config.json (architecture, preprocessing, provenance, hashes) + model.safetensors + README.md. No pickle, no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from pydantic import PositiveInt, SerializeAsAny, ValidationError, field_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unflip.config import Config, problem
+from unflip.errors import UserError
+from unflip.files import sha256, whole_folder, write_bytes, write_json
+from unflip.methods.passes import SIDES
+from unflip.methods.recipe import by_kind
+from unflip.networks import GENERATORS, Generator, ResnetConfig
+
+WEIGHTS = "model.safetensors"
+PROJECTOR = "projector.safetensors"
+
+
+class ModelConfig(Config):
+    """What config.json holds: all that is needed to rebuild the networks and to treat images as in training."""
+
+    format: Literal[1] = 1
+    kind: Literal["translator"] = "translator"
+    generator: SerializeAsAny[ResnetConfig]
+    channels: tuple[PositiveInt, PositiveInt] = (3, 3)
+    """Of source and target."""
+    sides: Literal[1, 2] = 1
+    resize: str = "none"
+    """Applied to an image before it is translated, and undone after."""
+    weights: Literal["ema"] = "ema"
+    """The weights are the moving average over training."""
+    provenance: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    """SHA-256 of every weight file."""
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def _generator_by_kind(cls, value: Any) -> Any:
+        return by_kind(value, GENERATORS, "generator")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model folder. ``generators`` by direction: "to_target" and, for two-sided methods, "to_source"."""
+
+    config: ModelConfig
+    generators: dict[str, Generator]
+    folder: Path
+
+
+def save(folder: Path, config: ModelConfig, generators: nn.Module, projectors: nn.Module | None) -> None:
+    """Write a model folder, at once."""
+    with whole_folder(folder) as temporary:
+        tensors = {WEIGHTS: generators.state_dict()}
+        if projectors is not None and len(list(projectors.parameters())):
+            tensors[PROJECTOR] = projectors.state_dict()
+        for name, state in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary / name)
+        config = config.model_copy(update={"files": {name: sha256(temporary / name) for name in tensors}})
+        write_json(temporary / "config.json", config.model_dump(mode="json"))
+        write_bytes(temporary / "README.md", _card(config).encode())
+
+
+def find(path: Path) -> Path:
+    """The model folder of ``path``, which is one or is a run folder that has one."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run folder or a model folder")
+    raise UserError(f"{path} holds no model (no config.json and no model/config.json); is the run still before its first checkpoint?")
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Load a run's or model folder's networks, in evaluation mode. Weights must fit exactly; they are never partly loaded.
+
+    Raises:
+        UserError: nothing there, damaged, or weights that do not fit the configuration.
+    """
+    folder = find(path)
+    config = read_config(folder)
+    tensors = read_tensors(folder / WEIGHTS, config.files.get(WEIGHTS))
+    generators = {}
+    rng = torch.Generator().manual_seed(0)
+    for side in SIDES[config.sides]:
+        ends = config.channels if side == SIDES[2][0] else config.channels[::-1]
+        generators[side] = config.generator.build(*ends, rng)
+    load_exactly(nn.ModuleDict(generators), tensors, folder / WEIGHTS)
+    return Model(config, {side: generator.eval().to(device) for side, generator in generators.items()}, folder)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """A model folder's config.json."""
+    path = folder / "config.json"
+    try:
+        return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise UserError(f"{path}: {problem(error)}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON; the model folder is damaged") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, whose SHA-256 must be ``digest`` where one is given."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; the folder is not complete")
+    if digest is not None and sha256(path) != digest:
+        raise UserError(f"{path} is damaged: its SHA-256 is not the recorded one")
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Load ``tensors`` into ``module`` if names and shapes agree completely; otherwise leave it as it is and say what differs."""
+    state = module.state_dict()
+    odd = sorted(state.keys() ^ tensors.keys())
+    if odd:
+        which = "lacks" if odd[0] in state else "has an unexpected"
+        raise UserError(f"{where} does not fit the configuration: it {which} tensor {odd[0]} (and {len(odd) - 1} more differ)")
+    for name, value in state.items():
+        if value.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+            raise UserError(f"{where} does not fit the configuration: tensor {name} is {shapes}")
+    module.load_state_dict(dict(tensors))
+
+
+def _card(config: ModelConfig) -> str:
+    made = "\n".join(f"- {key}: {value}" for key, value in config.provenance.items())
+    return f"""---
+library_name: unflip
+pipeline_tag: image-to-image
+---
+# An unflip translation model
+
+The weights are the moving average (EMA) of the generator over training. Load them with
+
+    import unflip
+    model = unflip.load("PATH/OF/THIS/FOLDER")
+    translation = model(image)
+
+{made}
+"""

@@ -1,0 +1,97 @@
+"""Layers that the networks share: antialiased resampling, the residual block, padding of odd sizes, initialization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Initialization = Literal["xavier", "normal"]
+
+
+class BlurDown(nn.Module):
+    """Antialiased halving: blur by the binomial [1, 2, 1], then take every second pixel. ``(N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))``.
+
+    Zhang, "Making convolutional networks shift-invariant again", ICML 2019.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 2.0, 1.0])
+        kernel = torch.outer(line, line) / 16
+        self.register_buffer("kernel", kernel.repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(x, self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
+
+
+class BlurUp(nn.Module):
+    """Antialiased doubling: every pixel spreads by [1, 3, 3, 1], which is bilinear interpolation. ``(N, C, H, W) -> (N, C, 2H, 2W)``."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        kernel = torch.outer(line, line) / 16  # sums to 4: each output pixel receives a quarter of the taps
+        self.register_buffer("kernel", kernel.repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(x, self.kernel.to(x.dtype), stride=2, padding=3, groups=x.shape[1])
+
+
+class ResidualBlock(nn.Module):
+    """``x + norm(conv(relu(norm(conv(x)))))``, 3x3 convolutions with reflection padding."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def pad_to_multiple(x: Tensor, multiple: int, minimum: int) -> Tensor:
+    """Grow ``x`` at the right and bottom until both sides are multiples of ``multiple`` and at least ``minimum``.
+
+    By reflection; by replication where the image is too small to be reflected.
+    """
+    height, width = x.shape[-2:]
+    bottom = max(-(-height // multiple) * multiple, minimum) - height
+    right = max(-(-width // multiple) * multiple, minimum) - width
+    if right:
+        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    if bottom:
+        x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
+    return x
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, how: Initialization, rng: torch.Generator, gain: float = 0.02) -> None:
+    """Draw all convolution and linear weights anew from ``rng``; biases become 0.
+
+    ``xavier``: normal with standard deviation ``gain * sqrt(2 / (fan_in + fan_out))`` (CUT, SRUNIT). ``normal``: standard deviation
+    ``gain`` (CycleGAN).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if how == "xavier":
+                nn.init.xavier_normal_(layer.weight, gain=gain, generator=rng)
+            else:
+                nn.init.normal_(layer.weight, 0.0, gain, generator=rng)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

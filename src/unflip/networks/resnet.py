@@ -1,0 +1,118 @@
+"""The ResNet generator of CycleGAN and CUT (after Johnson et al., ECCV 2016), antialiased or not."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+
+from unflip.config import Config
+from unflip.networks.blocks import BlurDown, BlurUp, Initialization, ResidualBlock, initialize
+from unflip.networks.generator import Generator, Tap
+
+
+class ResnetConfig(Config):
+    """``kind: resnet``. The defaults are CUT's and SRUNIT's: 11.378 M parameters."""
+
+    stride: ClassVar[int] = 4
+    """Sides of training crops must be multiples of this."""
+
+    kind: Literal["resnet"] = "resnet"
+    width: PositiveInt = 64
+    """Channels after the first convolution; 4 x width in the residual blocks."""
+    blocks: PositiveInt = 9
+    downsample: Literal["blur", "stride"] = "blur"
+    """``blur``: convolution, then antialiased halving. ``stride``: strided convolution (CycleGAN)."""
+    upsample: Literal["blur", "transpose"] = "blur"
+    """``blur``: antialiased doubling, then convolution. ``transpose``: transposed convolution (CycleGAN)."""
+    init: Initialization = "xavier"
+    taps: tuple[str, ...] = ()
+    """Names of the layers whose activations are features. Default: CUT's "0, 4, 8, 12, 16", which are pad, down1, down2, block1, block5."""
+
+    @model_validator(mode="after")
+    def _known_taps(self) -> ResnetConfig:
+        if not self.taps:
+            self._fill(taps=tuple(dict.fromkeys(("pad", "down1", "down2", "block1", f"block{min(5, self.blocks)}"))))
+        places = ["pad", "stem", "down1", "down2", *(f"block{i + 1}" for i in range(self.blocks))]
+        if [place for place in places if place in self.taps] != list(self.taps):
+            raise ValueError(f"taps must be some of {', '.join(places)}, in this order, each once")
+        return self
+
+    def build(self, in_channels: int, out_channels: int, rng: torch.Generator) -> ResnetGenerator:
+        """The network with freshly drawn weights."""
+        network = ResnetGenerator(self, in_channels, out_channels)
+        initialize(network, self.init, rng)
+        return network
+
+
+class ResnetGenerator(Generator):
+    """Stem, two halvings, residual blocks, two doublings, head. Input and output ``(N, C, H, W)`` in [-1, 1]."""
+
+    stride = ResnetConfig.stride
+    smallest = 8  # the bottleneck is then 2 x 2: reflection needs two pixels, instance norm more than one
+
+    def __init__(self, config: ResnetConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stages = nn.Sequential()
+        self.receptive_radius = 0
+        taps: dict[str, Tap] = {}
+        scale = 1
+
+        def add(name: str, *layers: nn.Module, reach: int, tap: Tap | None = None) -> None:
+            self.stages.add_module(name, layers[0] if len(layers) == 1 else nn.Sequential(*layers))
+            self.receptive_radius += reach * scale
+            if tap is not None:
+                taps[name] = tap
+
+        width = config.width
+        add("pad", nn.ReflectionPad2d(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
+        add("stem", nn.Conv2d(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
+        add("stem_act", nn.InstanceNorm2d(width), nn.ReLU(inplace=True), reach=0)
+        for name in ("down1", "down2"):
+            if config.downsample == "blur":
+                add(name, nn.Conv2d(width, 2 * width, 3, padding=1), reach=1, tap=Tap(name, 2 * width, scale))
+                add(f"{name}_act", nn.InstanceNorm2d(2 * width), nn.ReLU(inplace=True), BlurDown(2 * width), reach=1)
+                scale *= 2
+            else:
+                add(name, nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), reach=1, tap=Tap(name, 2 * width, 2 * scale))
+                scale *= 2
+                add(f"{name}_act", nn.InstanceNorm2d(2 * width), nn.ReLU(inplace=True), reach=0)
+            width *= 2
+        for i in range(config.blocks):
+            add(f"block{i + 1}", ResidualBlock(width), reach=2, tap=Tap(f"block{i + 1}", width, scale))
+        for name in ("up1", "up2"):
+            if config.upsample == "blur":
+                add(f"{name}_blur", BlurUp(width), reach=1)
+                scale //= 2
+                add(name, nn.Conv2d(width, width // 2, 3, padding=1), reach=1)
+            else:
+                add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1), reach=1)
+                scale //= 2
+            width //= 2
+            add(f"{name}_act", nn.InstanceNorm2d(width), nn.ReLU(inplace=True), reach=0)
+        add("head", nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh(), reach=3)
+
+        names = [name for name, _ in self.stages.named_children()]
+        self.taps = tuple(taps[name] for name in config.taps)
+        self._tap_stages = [names.index(name) for name in config.taps]
+
+    def _walk(self, x: Tensor, first: int, last: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Apply the stages ``first`` to ``last``; the result, and the activations at the taps on the way."""
+        features = []
+        for i in range(first, last + 1):
+            x = self.stages[i](x)
+            if i in self._tap_stages:
+                features.append(x)
+        return x, tuple(features)
+
+    def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._walk(x, 0, len(self.stages) - 1)
+
+    def encode(self, x: Tensor, last: int | None = None) -> tuple[Tensor, ...]:
+        return self._walk(x, 0, self._tap_stages[-1 if last is None else last])[1]
+
+    def decode(self, features: Tensor, tap: int) -> Tensor:
+        return self._walk(features, self._tap_stages[tap] + 1, len(self.stages) - 1)[0]

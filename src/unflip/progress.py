@@ -1,0 +1,44 @@
+"""Progress of long work: a bar on a terminal, a line for every tenth elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Bar:
+    """``with Bar("training", 1000) as bar: bar.show(10, "what else to say")``, on standard error."""
+
+    def __init__(self, doing: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True)
+        self.doing, self.total, self.quiet = doing, total, quiet
+        self.tenth = done * 10 // max(total, 1)
+        self.bar = Progress(
+            TextColumn(doing),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(doing, total=total, completed=done, news="")
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def show(self, done: int, news: str = "") -> None:
+        """``done`` of the total is done."""
+        self.bar.update(self.task, completed=done, news=news)
+        tenth = done * 10 // max(self.total, 1)
+        if tenth > self.tenth and not self.quiet and not self.console.is_terminal:
+            self.console.print(f"{self.doing} {done:,}/{self.total:,}  {news}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+        self.tenth = max(tenth, self.tenth)

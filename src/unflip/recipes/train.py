@@ -1,0 +1,179 @@
+"""A training run from folders to a model folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unflip
+from unflip import modelfolder
+from unflip.data.folders import Entry, find_images, same_folder, survey
+from unflip.data.pairs import Images, Pairs, loader
+from unflip.data.transforms import to_network
+from unflip.engine import checkpoint
+from unflip.engine.launch import launch, machine
+from unflip.engine.record import Record
+from unflip.engine.samples import draw_samples
+from unflip.engine.trainer import Training, assemble
+from unflip.engine.trainer import train as training_loop
+from unflip.errors import Interrupted, UserError
+from unflip.files import make_folder, write_bytes
+from unflip.methods import METHODS
+from unflip.recipes.signals import EXIT_CODES, Stop
+from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
+from unflip.types import Batch
+
+SAMPLES = 6
+CHANNELS = (3, 3)
+
+
+def configure(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> RunConfig:
+    """A run's complete configuration. Where no budget is given it is the paper's: its epochs of the larger of the two folders.
+
+    ``unflip.configure("srunit", source="renders", target="photos", size=128, settings=["generator.width=32"])``; the arguments are
+    those of :func:`unflip.runs.collect`.
+
+    Raises:
+        UserError: something unknown, missing or out of range.
+    """
+    values = collect(method, file=file, settings=settings, **fields)
+    for side in ("source", "target"):
+        if not isinstance(values.get("data"), dict) or not values["data"].get(side):
+            raise UserError(f"no {side} images are named; give --{side} DIR")
+    if values.get("budget") is None:
+        data = validate({**values, "budget": 1}).data  # first, so that what else is wrong is said before folders are searched
+        larger = max(len(find_images(data.source)), len(find_images(data.target)))
+        values["budget"] = METHODS[values["method"]].epochs * larger
+    return validate(values)
+
+
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
+    """Train ``config`` into the run folder ``out``, and return it.
+
+    Writes config.yaml, log.jsonl, samples/, checkpoints/ and model/. ``resume`` goes on from the latest checkpoint in ``out``, whose
+    config must be the same. ``say`` receives a line of news now and then.
+
+    Raises:
+        UserError: something in the data, the configuration or ``out`` is wrong; found before training wherever possible.
+        Interrupted: SIGINT or SIGTERM came; the run has been saved, and can be resumed.
+    """
+    out = Path(out)
+    fabric = launch(config.device, config.precision)
+    _check_out(out, config, resume)
+    workers = _workers(config, fabric)
+    store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in _survey(config).items()}
+    pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip)
+    training = assemble(config, CHANNELS, fabric)
+    if config.init is not None and not resume:
+        _start_from(training, config.init)
+    if resume:
+        checkpoint.restore(out / "checkpoints", training)
+    if training.seen >= config.budget:
+        say(f"{out} is complete: {training.seen:,} of {config.budget:,} images")
+        return out
+
+    fresh = not out.exists()
+    make_folder(out / "samples")
+    try:
+        write_bytes(out / "config.yaml", to_yaml(config).encode())
+        record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
+    except BaseException:
+        if fresh:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
+    say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size} px, on {fabric.device}")
+
+    fixed = _fixed(pairs)
+    batches = loader(
+        pairs,
+        first=training.seen,
+        batch=config.batch,
+        workers=workers,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    with Stop() as stop, record:
+        for moment in training_loop(training, batches, lambda: stop.signal is not None):
+            record.add(moment)
+            if "sample" in moment.due:
+                draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
+            if "checkpoint" in moment.due:
+                save(training, out, store)
+    if stop.signal is not None and training.seen < config.budget:
+        raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", EXIT_CODES[stop.signal])
+    return out
+
+
+def save(training: Training, out: Path, store: dict[str, Images]) -> None:
+    """Write the checkpoint and the model folder of a run."""
+    config = training.config
+    checkpoint.save(out / "checkpoints", training)
+    model = modelfolder.ModelConfig(
+        generator=config.generator,
+        channels=CHANNELS,
+        sides=config.sides,
+        resize=config.data.resize,
+        provenance={
+            "method": config.method,
+            "images_seen": training.seen,
+            "budget": config.budget,
+            "size": config.size,
+            "seed": config.seed,
+            "source_images": len(store["source"]),
+            "target_images": len(store["target"]),
+            "unflip": unflip.__version__,
+            **machine(),
+        },
+    )
+    projectors = training.generator.projectors if len(training.generator.projectors) else None
+    modelfolder.save(out / "model", model, training.ema.network, projectors)
+
+
+def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
+    if resume:
+        if not (out / "config.yaml").is_file():
+            raise UserError(f"--out {out} holds no run to resume")
+        if from_yaml(out / "config.yaml") != config:
+            raise UserError(f"--out {out} was started with another configuration; resume it with the same one, or choose another folder")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
+
+
+def _survey(config: RunConfig) -> dict[str, list[Entry]]:
+    """Find and check all images of both domains."""
+    source, target = config.data.source, config.data.target
+    if same_folder(source, target):
+        raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
+    return {side: survey(find_images(folder)) for side, folder in (("source", source), ("target", target))}
+
+
+def _workers(config: RunConfig, fabric: Any) -> int:
+    """Loader processes. On a CPU the networks need every core, and cutting crops out of decoded images costs next to nothing."""
+    if config.data.workers != "auto":
+        return config.data.workers
+    cores = machine()["cores"] or 1
+    return min(8, cores - 1) if fabric.device.type == "cuda" else 0
+
+
+def _fixed(pairs: Pairs) -> Batch:
+    """The images that every sample grid shows."""
+    items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
+    source, target = (to_network(torch.stack(images)) for images in zip(*items, strict=True))
+    return Batch(source, target, 0)
+
+
+def _start_from(training: Training, path: Path) -> None:
+    """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
+    folder = modelfolder.find(path)
+    config = modelfolder.read_config(folder)
+    tensors = modelfolder.read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
+    for network in (training.generator.generators, training.ema.network):
+        modelfolder.load_exactly(network, tensors, folder / modelfolder.WEIGHTS)
+    projector = folder / modelfolder.PROJECTOR
+    if projector.is_file() and len(training.generator.projectors):
+        tensors = modelfolder.read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
+        modelfolder.load_exactly(training.generator.projectors, tensors, projector)

@@ -1,0 +1,198 @@
+"""A run's configuration: data + method + budget. Complete, validated, and the same after a round trip through YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from unflip.config import Config, problem, unknown
+from unflip.data.images import parse_resize
+from unflip.errors import UserError
+from unflip.losses import TERMS
+from unflip.methods import METHODS, Recipe
+
+
+class DataConfig(Config):
+    """Where images come from and how they are cut."""
+
+    source: Path
+    target: Path
+    resize: str = "none"
+    """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
+    flip: bool = True
+    """Mirror half of the crops."""
+    cache: Literal["auto", "on", "none"] = "auto"
+    """Keep decoded images in memory, shared by the workers; ``auto``: when they fit."""
+    workers: NonNegativeInt | Literal["auto"] = "auto"
+
+    @field_validator("resize")
+    @classmethod
+    def _resize(cls, value: str) -> str:
+        try:
+            return str(parse_resize(value))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+
+class EmaConfig(Config):
+    """The moving average of the generator's weights, which is what a run's model holds."""
+
+    half_life: PositiveFloat = 10_000
+    """In images."""
+    share: float = Field(default=0.05, gt=0, le=0.05)
+    """The half-life is at most this share of the images seen so far."""
+
+
+class RunConfig(Recipe):
+    """Everything that decides how a run goes. Lengths and intervals count source images seen."""
+
+    method: str
+    data: DataConfig
+    size: PositiveInt = 256
+    """Side of the square training crops, in pixels."""
+    budget: PositiveInt
+    batch: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    ema: EmaConfig = EmaConfig()
+    init: Path | None = None
+    """A run or model folder whose weights this run starts from."""
+    log_every: NonNegativeInt = 0
+    sample_every: NonNegativeInt = 0
+    checkpoint_every: NonNegativeInt = 0
+    keep: PositiveInt = 2
+    """Checkpoints kept."""
+    tensorboard: bool = False
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(unknown("method", value, METHODS))
+        return value
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, value: Any) -> Any:
+        return str(value)  # YAML and --set read 32 as a number
+
+    @model_validator(mode="after")
+    def _intervals(self) -> RunConfig:
+        if not self.log_every:
+            self._fill(log_every=min(max(self.budget // 100, 1), 100))
+        if not self.sample_every:
+            self._fill(sample_every=min(max(self.budget // 10, 1), 5_000))
+        if not self.checkpoint_every:
+            self._fill(checkpoint_every=min(max(self.budget // 4, 1), 5_000))
+        return self
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> RunConfig:
+        stride = self.generator.stride
+        if self.size % stride:
+            raise ValueError(
+                f"size {self.size} is not a multiple of {stride}, as the generator needs; try {-(-self.size // stride) * stride}"
+            )
+        if self.size < self.discriminator.smallest:
+            raise ValueError(f"size {self.size} is too small for the discriminator, which needs {self.discriminator.smallest}")
+        return self
+
+
+def collect(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> dict[str, Any]:
+    """A run's values from, in rising order of precedence: the method's defaults, a YAML file, ``fields``, and ``settings``.
+
+    Args:
+        method: a name out of ``METHODS``; default: the file's, else ``srunit``.
+        file: a whole or partial config.yaml.
+        settings: texts ``key=value`` with a dotted key, such as ``generator.width=32`` or ``robustness.weight=2``.
+        fields: fields of :class:`RunConfig`; ``source`` and ``target`` stand for ``data.source`` and ``data.target``. None: not given.
+
+    Raises:
+        UserError: an unknown method or key, or a file that cannot be read.
+    """
+    given: dict[str, Any] = _read_yaml(file) if file else {}
+    if method and given.get("method", method) != method:
+        raise UserError(f"{file} is a config of method {given['method']}, not {method}; leave out one of them")
+    name = method or given.get("method") or "srunit"
+    if name not in METHODS:
+        raise UserError(unknown("method", name, METHODS))
+
+    values: dict[str, Any] = METHODS[name].recipe.model_dump(mode="json", exclude_unset=True)
+    _merge(values, given)
+    _merge(values, {"method": name})
+    for key, value in fields.items():
+        if value is not None:
+            _put(values, ["data", key] if key in ("source", "target") else [key], value)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: expected key=value")
+        try:
+            _put(values, _path(key.strip()), yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting}: {text!r} cannot be read as a value") from None
+    return values
+
+
+def validate(values: Mapping[str, Any], where: str = "") -> RunConfig:
+    """``values`` as a RunConfig, or a UserError that names ``where`` and the first thing wrong."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{where}: {problem(error)}" if where else problem(error)) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The complete configuration as YAML."""
+    values = config.model_dump(mode="json")
+    first = {key: values[key] for key in ("method", "data", "size", "budget", "batch", "seed", "device", "precision")}
+    return yaml.safe_dump({**first, **values}, sort_keys=False)
+
+
+def from_yaml(path: Path) -> RunConfig:
+    """The configuration in a run's config.yaml."""
+    return validate(_read_yaml(path), str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise UserError(f"{path} is not valid YAML" + (f" (line {line + 1})" if line is not None else "")) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a configuration")
+    return values
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _path(key: str) -> list[str]:
+    """The place of a dotted key; a term's name stands for ``terms.<name>``."""
+    first, *rest = key.split(".")
+    if first in RunConfig.model_fields:
+        return [first, *rest]
+    if first in TERMS and rest:
+        return ["terms", first, *rest]
+    raise UserError("--set " + unknown("key", first, [*RunConfig.model_fields, *TERMS]))
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        if not isinstance(values.get(part), dict):
+            values[part] = {}
+        values = values[part]
+    values[path[-1]] = value

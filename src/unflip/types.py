@@ -1,0 +1,40 @@
+"""The records that travel through one training step. Images are ``(N, C, H, W)`` floats in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """One unpaired batch. ``source[i]`` and ``target[i]`` have nothing to do with each other.
+
+    ``first`` is the running number of the first source image since training began: together with the run's seed it decides every
+    random choice made for this batch.
+    """
+
+    source: Tensor
+    target: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the generators produced in one direction of one step; never a discriminator's output, which changes within the step.
+
+    ``features[of]`` holds the generator's activations, one tensor ``(N, C, h, w)`` per tap, of the image named ``of``
+    ("source", "target", "fake" or "identity").
+    """
+
+    source: Tensor
+    target: Tensor
+    fake: Tensor
+    """The translation, G(source)."""
+    identity: Tensor | None = None
+    """G(target): a translation that ought to change nothing."""
+    cycled: Tensor | None = None
+    """The inverse generator's translation back, F(G(source))."""
+    features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)

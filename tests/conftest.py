@@ -1,0 +1,93 @@
+"""Fixtures that many tests share: folders of images, and the command line in this process or in its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SOURCES = Path(__file__).parents[1] / "src"
+
+
+class Result(NamedTuple):
+    """How a command ended and what it wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def images_folder(tmp_path: Path) -> Callable[..., Path]:
+    """``images_folder(name, count, size)`` writes random RGB PNGs 000.png, 001.png, ...; size is a side or (width, height)."""
+
+    def write(name: str = "images", count: int = 4, size: int | tuple[int, int] = 32, seed: int = 0) -> Path:
+        width, height = (size, size) if isinstance(size, int) else size
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([seed, *name.encode()])
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed does not depend on who runs the tests: no color, the width of a pipe."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def cli(terminal: None) -> Callable[..., Result]:
+    """``cli("train", "--out", folder)`` runs the command in this process: fast, and warnings from unflip are errors."""
+
+    def run_here(*args: object) -> Result:
+        from unflip.cli.main import run
+
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            try:
+                code = run([str(arg) for arg in args])
+            except SystemExit as end:
+                code = end.code
+        if isinstance(code, str):  # sys.exit("text") prints the text and ends with 1
+            stderr.write(f"{code}\n")
+            code = 1
+        return Result(code or 0, stdout.getvalue(), stderr.getvalue())
+
+    return run_here
+
+
+@pytest.fixture
+def cli_process(terminal: None) -> Callable[..., Result]:
+    """The same in a process of its own: for what only a fresh interpreter shows (imports, exit codes, what is left behind)."""
+
+    def run_there(*args: object, cwd: Path | None = None, timeout: float = 120, **env: str) -> Result:
+        paths = [str(SOURCES), os.environ.get("PYTHONPATH", "")]
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from unflip.cli.main import run; sys.exit(run())", *map(str, args)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run_there

@@ -1,0 +1,193 @@
+"""What several test files share: tiny networks whose output is far from gray, images, and one step of both players."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unflip.config import Config
+from unflip.losses.draws import Draws
+from unflip.losses.objective import active, draw
+from unflip.methods import Recipe
+from unflip.methods.passes import FORWARD
+from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
+from unflip.networks import Generator, ResnetConfig
+from unflip.types import Batch
+
+Network = TypeVar("Network", bound=nn.Module)
+SMALL = {"width": 4, "blocks": 2, "layers": 2}
+SIZE = 32
+CHANNELS = (3, 3)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64, made by NumPy."""
+    return torch.from_numpy(np.random.default_rng([seed, *shape]).standard_normal(shape))
+
+
+def images(n: int = 2, size: int = SIZE, seed: int = 0, channels: int = 3) -> Tensor:
+    """Smooth images plus fine detail in [-1, 1], float64, without any symmetry: ``(n, channels, size, size)``."""
+    random = np.random.default_rng([seed, n, size])
+    y, x = np.mgrid[:size, :size] / size
+    across, down, phase = random.uniform([[0.5], [0.5], [0]], [[3], [3], [6]], (3, n * channels))[..., None, None]
+    smooth = np.sin(2 * np.pi * (across * x + down * y) + phase).reshape(n, channels, size, size)
+    return torch.from_numpy((0.7 * smooth + 0.3 * random.uniform(-1, 1, smooth.shape)).astype(np.float64))
+
+
+@torch.no_grad()
+def scale_weights(network: Network, seed: int = 7, gain: float = 1.5) -> Network:
+    """Draw weights at which signals keep their size (standard deviation ``gain / sqrt(fan in)``) and biases that are not 0; in float64.
+
+    At the usual initialization all outputs are nearly gray, and any two networks agree within a tolerance.
+    """
+    random = np.random.default_rng(seed)
+    network.double()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            # a transposed convolution of stride 2 reaches each output pixel with a quarter of its taps
+            transposed = isinstance(layer, nn.ConvTranspose2d)
+            fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()
+            layer.weight.copy_(torch.from_numpy(random.standard_normal(layer.weight.shape)) * gain / fan_in**0.5)
+            if layer.bias is not None:
+                layer.bias.copy_(torch.from_numpy(random.standard_normal(layer.bias.shape)) * 0.2)
+    return network
+
+
+def lively(output: Tensor) -> Tensor:
+    """``output``, after making sure that it is worth comparing."""
+    assert output.std() >= 0.3, f"standard deviation {output.std():.3f}: nearly gray, anything would agree"
+    return output
+
+
+def same(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> bool:
+    """Whether the two agree within ``tolerance`` of their largest value."""
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1))
+
+
+def small_generator(seed: int = 7, **fields: Any) -> Generator:
+    """A tiny ResNet generator in float64 with lively weights."""
+    config = ResnetConfig(**{"width": 4, "blocks": 2, **fields})
+    return scale_weights(config.build(3, 3, rng()), seed)
+
+
+def without_norms(network: Network) -> Network:
+    """The network with every instance norm replaced by the identity, so that only the convolutions carry information."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.InstanceNorm2d):
+                setattr(module, name, nn.Identity())
+    return network
+
+
+def positive(network: Network) -> Network:
+    """Weights above 0 whose sums are 1: no ReLU closes and no contribution cancels, so that a gradient is 0 only where nothing arrives."""
+    without_norms(network).double()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.weight.fill_(1 / layer.weight[0].numel())
+                layer.bias.fill_(0.01)
+    return network
+
+
+def reach(network: nn.Module, x: Tensor, pixel: Callable[[Tensor], Tensor]) -> tuple[range, range]:
+    """The rows and columns of the input that one value of the output depends on."""
+    x = x.clone().requires_grad_()
+    pixel(network(x)).sum().backward()
+    touched = x.grad[0].abs().sum(0) > 0
+    rows, columns = (touched.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    assert touched.sum() == len(rows) * len(columns), "what is touched is a rectangle"
+    return range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
+
+
+def shrunk(config: Config) -> dict[str, Any]:
+    """What is set in a network's config, at a size for tests."""
+    values = config.model_dump(exclude={"taps"})
+    return values | {name: value for name, value in SMALL.items() if name in type(config).model_fields}
+
+
+def small_recipe(recipe: Recipe, **changes: Any) -> Recipe:
+    """A method's recipe with small networks and few patches."""
+    values = recipe.model_dump()
+    values |= {"generator": shrunk(recipe.generator), "discriminator": shrunk(recipe.discriminator)}
+    if recipe.projector is not None:
+        values["projector"]["width"] = 16
+    for term in values["terms"].values():
+        if "patches" in term:
+            term["patches"] = 16
+    return Recipe.model_validate(values | changes)
+
+
+class Players(NamedTuple):
+    """Both players of a recipe, in float64, with lively weights and Adam."""
+
+    recipe: Recipe
+    generator: GeneratorPlayer
+    discriminator: DiscriminatorPlayer
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    @classmethod
+    def of(cls, recipe: Recipe, seed: int = 0, lr: float = 2e-4, lively_weights: bool = True) -> Players:
+        players = {"generator": GeneratorPlayer(recipe, CHANNELS, seed), "discriminator": DiscriminatorPlayer(recipe, CHANNELS, seed)}
+        for i, player in enumerate(players.values()):
+            player.double()
+            if lively_weights:
+                scale_weights(player, seed + i)
+        optimizers = {name: torch.optim.Adam(player.parameters(), lr, recipe.optimizer.betas) for name, player in players.items()}
+        return cls(recipe, players["generator"], players["discriminator"], optimizers)
+
+    def weights(self, progress: float = 0.5, step: int = 0) -> dict[str, float]:
+        return active(self.recipe.terms, progress, step)
+
+    def draws(self, weights: dict[str, float], first: int = 0, n: int = 2, seed: int = 0, size: int = SIZE) -> Draws:
+        """The draws of one step, as the trainer makes them."""
+        return draw(
+            self.recipe.terms,
+            weights,
+            self.generator.tap_shapes(size),
+            seed=seed,
+            first=first,
+            images=n,
+            device=torch.device("cpu"),
+            flip=self.recipe.flip_equivariance,
+        )
+
+    def play(self, batch: Batch, progress: float, seed: int = 0) -> dict[str, float]:
+        """One step of both players, as the trainer does it: generators first, then discriminators on the detached translations."""
+        n = len(batch.source)
+        weights = self.weights(progress, batch.first // n)
+        draws = self.draws(weights, batch.first, n, seed)
+        total, parts, fakes = self.generator(batch, draws, weights, self.discriminator.frozen())
+        self.step("generator", total)
+        reals = {side: batch.target if side == FORWARD else batch.source for side in fakes}
+        judged_total, judged = self.discriminator(reals, fakes)
+        self.step("discriminator", judged_total)
+        values = {"total": total, **parts, "discriminator_total": judged_total, **judged}
+        return {name: float(value.detach()) for name, value in values.items()}
+
+    def step(self, player: str, total: Tensor) -> None:
+        self.optimizers[player].zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizers[player].step()
+
+
+def batch(first: int = 0, n: int = 2, size: int = SIZE) -> Batch:
+    return Batch(images(n, size, seed=2 * first), images(n, size, seed=2 * first + 1), first)
+
+
+@contextmanager
+def untouched_global_rng() -> Iterator[None]:
+    """Fails where the block moves NumPy's or torch's global random state."""
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2]
+    yield
+    assert torch.equal(torch.get_rng_state(), before[0]), "torch's global random state was used"
+    assert (np.random.get_state()[1] == before[1]).all() and np.random.get_state()[2] == before[2], "NumPy's global random state was used"

@@ -1,0 +1,692 @@
+"""What everything in the tables must hold, so that what is added is tested for free: TERMS, METHODS, GENERATORS, DISCRIMINATORS."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from helpers import (
+    CHANNELS,
+    SIZE,
+    Players,
+    batch,
+    images,
+    lively,
+    positive,
+    reach,
+    rng,
+    same,
+    scale_weights,
+    shrunk,
+    small_recipe,
+    untouched_global_rng,
+)
+from unflip.config import Config
+from unflip.errors import UserError
+from unflip.losses import TERMS, Nets, Term
+from unflip.losses.objective import active
+from unflip.methods import METHODS, Recipe
+from unflip.methods.passes import SIDES, provided
+from unflip.networks import DISCRIMINATORS, GENERATORS, Generator, ResnetConfig
+from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
+from unflip.types import Step
+
+each_method = pytest.mark.parametrize("method", METHODS)
+each_term = pytest.mark.parametrize("name", TERMS)
+each_generator = pytest.mark.parametrize("kind", GENERATORS)
+each_discriminator = pytest.mark.parametrize("kind", DISCRIMINATORS)
+
+
+def players_of(method: str, **arguments: Any) -> Players:
+    return Players.of(small_recipe(METHODS[method].recipe), **arguments)
+
+
+def recipe_with(name: str, **fields: Any) -> Recipe:
+    """A small recipe with the game and one term more, in as many directions as the term needs."""
+    sides = next(sides for sides in SIDES if TERMS[name].needs <= provided(sides))
+    terms = {"adversarial": {}} | {name: fields or {}}
+    return small_recipe(Recipe(sides=sides, terms=terms, projector={"width": 16}))
+
+
+def losses(players: Players, weights: dict[str, float], **draws: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """The generator side's total, parts and translations for one fixed batch and fixed draws."""
+    return players.generator(batch(), players.draws(weights, **draws), weights, players.discriminator.frozen())
+
+
+# --- methods
+
+
+@each_method
+def test_methods_carry_their_tables_name(method: str) -> None:
+    entry = METHODS[method]
+    assert entry.name == method
+    assert all((entry.title, entry.paper, entry.summary))
+
+
+@each_method
+def test_a_methods_terms_get_what_they_need(method: str) -> None:
+    recipe = METHODS[method].recipe
+    for name, term in recipe.terms.items():
+        assert type(term) is TERMS[name]
+        assert term.needs <= provided(recipe.sides)
+        assert not term.projects or recipe.projector is not None
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+@each_method
+def test_three_steps_are_finite_and_move_every_network(method: str) -> None:
+    """From the usual initialization, before and after the terms' starts."""
+    players = players_of(method, lively_weights=False)
+    before = [{n: p.detach().clone() for n, p in player.named_parameters()} for player in (players.generator, players.discriminator)]
+    for i in range(3):
+        parts = players.play(batch(2 * i), progress=0.4 * i)
+        assert all(math.isfinite(value) for value in parts.values()), parts
+        assert {"total", "adversarial", "discriminator_total", "discriminator_real", "discriminator_fake"} <= set(parts)
+    assert set(players.recipe.terms) <= set(parts)
+    for player, old in zip((players.generator, players.discriminator), before, strict=True):
+        for name, value in player.named_parameters():
+            assert value.isfinite().all()
+            assert value.ndim == 1 or not torch.equal(value, old[name]), f"{name} did not move"
+
+
+@each_method
+def test_gradient_reaches_its_own_player_only(method: str) -> None:
+    players = players_of(method)
+    total, parts, fakes = losses(players, players.weights())
+    assert not any(x.requires_grad for x in (*parts.values(), *fakes.values()))
+    total.backward()
+    assert all(p.grad is None for p in players.discriminator.parameters())
+    for name, p in players.generator.named_parameters():
+        assert p.grad is not None, f"{name} has no gradient"
+        assert p.ndim == 1 or p.grad.abs().max() > 0, f"{name} has no gradient"  # a bias before a norm has none, exactly
+    own = {n: p.grad.clone() for n, p in players.generator.named_parameters()}
+
+    total, parts = players.discriminator({side: images(2, seed=9) for side in fakes}, fakes)
+    assert not any(part.requires_grad for part in parts.values())
+    total.backward()
+    assert all(torch.equal(p.grad, own[n]) for n, p in players.generator.named_parameters())
+    assert all(p.grad is not None and (p.ndim == 1 or p.grad.abs().max() > 0) for p in players.discriminator.parameters())
+
+
+@each_method
+def test_the_game_pulls_at_the_translation(method: str) -> None:
+    """The discriminators are fixed, not absent: the adversarial part's gradient is theirs, at their current weights."""
+    players = players_of(method)
+    total, parts, fakes = losses(players, {"adversarial": 1.0})
+    with torch.no_grad():
+        expected = sum(((network(lively(fakes[side])) - 1) ** 2).mean() for side, network in players.discriminator.networks.items())
+        assert same(parts["adversarial"], expected)
+        for p in players.discriminator.parameters():
+            p.mul_(0.5)
+        assert not same(losses(players, {"adversarial": 1.0})[0], total, 1e-3)
+
+
+@each_method
+def test_the_total_is_the_weighted_sum_and_misses_what_is_left_out(method: str) -> None:
+    players = players_of(method)
+    weights = players.weights()
+    assert set(weights) == set(players.recipe.terms)
+    with torch.no_grad():
+        total, parts, _ = losses(players, weights)
+        assert same(total, sum(weights[name] * parts[name] for name in weights))
+        for name in set(weights) - {"adversarial"}:
+            rest = {n: w for n, w in weights.items() if n != name}
+            without, others, _ = losses(players, rest)
+            assert same(total - without, weights[name] * parts[name], 1e-9)
+            assert abs(float(total - without)) > 1e-4 * float(total), f"{name} changes nothing"
+            assert all(same(others[n], parts[n]) for n in rest), f"without {name} the others change"
+
+
+@each_method
+def test_a_methods_total_is_the_mean_over_its_images(method: str) -> None:
+    """No loss depends on how images are batched, where all draws are an image's own; a tap and a flip are a step's."""
+    players = players_of(method)
+    weights = {name: weight for name, weight in players.weights().items() if name != "robustness"}
+    players.recipe.terms.pop("robustness", None)
+    recipe = players.recipe.model_copy(update={"flip_equivariance": False})
+    players = players._replace(recipe=recipe)
+    whole = batch(0, 3)
+    with torch.no_grad():
+        opponents = players.discriminator.frozen()
+        together = players.generator(whole, players.draws(weights, 0, 3), weights, opponents)[0]
+        alone = []
+        for i in range(3):
+            one = whole._replace(source=whole.source[i : i + 1], target=whole.target[i : i + 1], first=i)
+            alone.append(players.generator(one, players.draws(weights, i, 1), weights, opponents)[0])
+    assert same(together, torch.stack(alone).mean(), 1e-10)
+    assert not same(together, alone[0], 1e-4)
+
+
+@each_method
+def test_players_are_functions_of_the_seed(method: str) -> None:
+    recipe = small_recipe(METHODS[method].recipe)
+    torch.manual_seed(1)
+    a = Players.of(recipe, seed=3, lively_weights=False)
+    torch.manual_seed(2)
+    b, other = Players.of(recipe, seed=3, lively_weights=False), Players.of(recipe, seed=4, lively_weights=False)
+    for x, y, z in zip((a.generator, a.discriminator), (b.generator, b.discriminator), (other.generator, other.discriminator), strict=True):
+        state, again, different = x.state_dict(), y.state_dict(), z.state_dict()
+        assert all(torch.equal(state[n], again[n]) for n in state)
+        assert not any(torch.equal(state[n], different[n]) for n in state if n.endswith("weight"))
+    if recipe.sides == 2:
+        weights = [dict(a.generator.generators[side].named_parameters()) for side in SIDES[2]]
+        assert not any(torch.equal(weights[0][n], weights[1][n]) for n in weights[0] if n.endswith("weight"))
+
+
+# --- terms
+
+
+@each_term
+def test_a_term_falls_when_it_alone_is_minimized(name: str) -> None:
+    """On one fixed pair with fixed draws, from lively weights; the passes give it what it declares, and nothing else."""
+    players = Players.of(recipe_with(name), lr=2e-3)
+    weights = {name: 1.0}
+    values = []
+    for _ in range(30):
+        total, parts, _ = losses(players, weights)
+        assert set(parts) == {name}
+        players.step("generator", total)
+        values.append(float(parts[name]))
+    assert values[0] > 1e-3
+    assert values[-1] < 0.97 * values[0], values
+
+
+@each_term
+def test_a_term_reads_what_it_needs(name: str) -> None:
+    """Without any one of the things that it declares, it cannot be computed (or it declares too much, which costs a pass)."""
+    players = Players.of(recipe_with(name))
+    side, generator = next(iter(players.generator._generators().items()))
+    projector, term = dict(players.generator.projectors.items()).get(side), players.recipe.terms[name]
+    drawn = players.draws({name: 1.0}).terms[side][name]
+    nets = Nets(generator, projector, players.discriminator.frozen()[side])
+    x = images(2)
+    features = {of: generator.encode(images(2, seed=i)) for i, of in enumerate(("source", "target", "fake", "identity"))}
+    whole = {"fake": x, "identity": x + 0.1, "cycled": x - 0.1}
+
+    def value(needs: frozenset[str]) -> Tensor:
+        given = {key: item if key in needs else None for key, item in whole.items()}
+        taken = {of: f for of, f in features.items() if f"features.{of}" in needs}
+        return term(Step(images(2, seed=8), images(2, seed=9), features=taken, **given), drawn, nets)
+
+    with torch.no_grad():
+        assert value(term.needs).isfinite()
+        for need in term.needs:
+            with pytest.raises((KeyError, AssertionError, AttributeError, TypeError)):
+                value(term.needs - {need})
+
+
+@each_term
+def test_a_term_leaves_no_choice_to_its_call(name: str) -> None:
+    """What is random was drawn before: two calls agree to the last bit, and no random state is touched."""
+    players = Players.of(recipe_with(name))
+    with torch.no_grad(), untouched_global_rng():
+        first, second = (losses(players, {name: 1.0})[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@each_term
+def test_a_terms_configuration_survives_and_is_checked(name: str) -> None:
+    term = TERMS[name]()
+    assert TERMS[name].model_validate(json.loads(term.model_dump_json())) == term
+    for wrong in ({"weight": float("nan")}, {"start": 1.0}, {"start": -0.1}, {"every": 0}, {"every": 1.5}, {"wieght": 1}):
+        with pytest.raises(ValueError):
+            TERMS[name].model_validate(wrong)
+    with pytest.raises(ValueError, match="unknown key 'wieght'; did you mean weight"):
+        TERMS[name].model_validate({"wieght": 1})
+    with pytest.raises(ValueError):
+        term.weight = 2.0  # frozen
+
+
+@pytest.mark.xfail(strict=False, reason="a term's own default weight drops the base's ge=0; below 0 a term is silently off")
+@each_term
+def test_a_weight_below_zero_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        TERMS[name](weight=-1)
+
+
+@each_term
+def test_weight_start_and_every(name: str) -> None:
+    term = TERMS[name](weight=0.5, start=0.25, every=3)
+    assert [term.weight_at(0.5, step) for step in range(6)] == [1.5, 0, 0, 1.5, 0, 0]
+    assert [term.weight_at(progress, 0) for progress in (0, 0.2499, 0.25, 1)] == [0, 0, 1.5, 1.5]
+    assert active({name: term}, 0.1, 0) == {}
+    assert active({name: TERMS[name](weight=0)}, 0.5, 0) == {}
+
+
+class Poison(Term):
+    """A term that must not be evaluated."""
+
+    weight: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset({"identity", "features.identity"})
+
+    def draw(self, stream: Any, taps: Any) -> Any:
+        raise AssertionError("drew for a term that is off")
+
+    def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
+        raise AssertionError("evaluated a term that is off")
+
+
+class Counted(Term):
+    """The mean of the translation, and how often it was asked for."""
+
+    weight: float = 2.0
+    needs: ClassVar[frozenset[str]] = frozenset({"fake"})
+    calls: ClassVar[list[int]] = []
+
+    def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
+        self.calls.append(1)
+        return step.fake.mean() + 3
+
+
+def test_a_term_that_is_off_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, "poison", Poison)
+    recipe = METHODS["cut"].recipe.model_dump()
+    recipe["terms"] = {"adversarial": {}, "nce": {"weight": 0.5, "patches": 16}}
+    players = Players.of(small_recipe(Recipe.model_validate(recipe | {"terms": recipe["terms"] | {"poison": {}}})))
+    assert "poison" in players.recipe.terms
+    ran: list[int] = []
+    generator = next(iter(players.generator.generators.values()))
+    monkeypatch.setattr(generator, "_walk", lambda x, *a, walk=generator._walk: ran.append(len(x)) or walk(x, *a))
+    players.play(batch(), 0.5)
+    assert ran == [2, 2]  # the source once, the fake encoded once: no target was translated for the term that is off
+
+    with pytest.raises(AssertionError, match="drew for a term that is off"):  # the twin that is on
+        Players.of(small_recipe(Recipe.model_validate(recipe | {"terms": recipe["terms"] | {"poison": {"weight": 1}}}))).play(batch(), 0.5)
+
+
+def test_every_third_step_counts_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, "counted", Counted)
+    monkeypatch.setattr(Counted, "calls", [])
+    recipe = small_recipe(METHODS["cyclegan"].recipe, sides=1, terms={"adversarial": {}, "counted": {"every": 3, "start": 0.5}})
+    players = Players.of(recipe, lr=1e-12)
+    excess = []
+    for step in range(9):
+        values = players.play(batch(2 * step)._replace(source=images(2), target=images(2)), progress=step / 8)
+        excess.append(values["total"] - values["adversarial"])
+        assert ("counted" in values) == (step == 6)  # on from step 4; of 0, 3 and 6 only 6
+        if step == 6:
+            assert math.isclose(excess[-1], 3 * 2.0 * values["counted"], rel_tol=1e-9)
+    assert len(Counted.calls) == 1
+    assert [abs(value) > 1e-9 for value in excess] == [False] * 6 + [True] + [False] * 2
+
+
+def test_a_method_needs_the_game_and_what_its_terms_need() -> None:
+    for terms, message in (
+        ({"nce": {}}, "needs the term adversarial"),
+        ({"adversarial": {"weight": 0}}, "needs the term adversarial"),
+        ({"adversarial": {}, "nce": {}}, "term nce needs a projector"),
+        ({"adversarial": {}, "cycle": {}}, "term cycle needs cycled, which a method with sides=1"),
+        ({"adversarial": {}, "ncee": {}}, "unknown term 'ncee'; did you mean nce"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Recipe(terms=terms)
+    Recipe(terms={"adversarial": {}, "nce": {"weight": 0}})  # what is off needs nothing
+
+
+# --- generators and discriminators
+
+
+def generator_of(kind: str) -> Generator:
+    config = GENERATORS[kind].model_validate(shrunk(GENERATORS[kind]()))
+    return scale_weights(config.build(*CHANNELS, rng()))
+
+
+@each_generator
+def test_a_generator_keeps_its_contract(kind: str) -> None:
+    generator, x = generator_of(kind), images(2)
+    assert isinstance(generator, Generator)
+    assert (generator.in_channels, generator.out_channels) == CHANNELS
+    assert GENERATORS[kind]().kind == kind
+    assert GENERATORS[kind].stride == generator.stride
+    assert SIZE % generator.stride == 0 and generator.smallest <= SIZE
+    with torch.no_grad():
+        image, features = generator.run(x)
+        assert lively(image).shape == x.shape
+        assert image.abs().max() <= 1
+        assert [tuple(f.shape) for f in features] == [(2, *tap.shape(SIZE, SIZE)) for tap in generator.taps]
+        assert len({tap.name for tap in generator.taps}) == len(generator.taps) > 0
+        assert same(generator(x), image)
+        for tap in range(len(generator.taps)):
+            encoded = generator.encode(x, tap)
+            assert len(encoded) == tap + 1
+            assert all(same(a, b) for a, b in zip(encoded, features, strict=False))
+            assert same(generator.decode(encoded[-1], tap), image)
+            changed = encoded[-1] + 0.5 * torch.randn(encoded[-1].shape, generator=rng(1), dtype=torch.float64)
+            assert not same(generator.decode(changed, tap), image, 1e-2)
+        assert all(same(a, b) for a, b in zip(generator.encode(x), features, strict=True))
+        for i in range(2):  # the images of a batch do not meet
+            alone, alone_features = generator.run(x[i : i + 1])
+            assert same(alone, image[i : i + 1])
+            assert all(same(a, b[i : i + 1]) for a, b in zip(alone_features, features, strict=True))
+
+
+@each_generator
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 71), (7, 9), (33, 47)])
+def test_a_generator_takes_any_size(kind: str, height: int, width: int) -> None:
+    x = images(1, 72)[..., :height, :width]
+    with torch.no_grad():
+        y = generator_of(kind)(x)
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+
+
+@each_generator
+def test_a_generators_receptive_radius_bounds_what_it_sees(kind: str) -> None:
+    generator = positive(generator_of(kind))
+    stride, radius = generator.stride, generator.receptive_radius
+    center = stride * (radius // stride + 3)
+    for at in range(center, center + stride):
+        x = torch.full((1, 3, 2 * center, 2 * center), 0.01, dtype=torch.float64)
+        rows, columns = reach(generator, x, lambda y, at=at: y[0, 0, at, at])
+        for seen in (rows, columns):
+            assert at - seen[0] <= radius
+            assert seen[-1] - at <= radius
+
+
+@each_generator
+def test_in_and_out_channels_may_differ(kind: str) -> None:
+    generator = GENERATORS[kind].model_validate(shrunk(GENERATORS[kind]())).build(2, 5, rng())
+    with torch.no_grad():
+        assert generator(torch.zeros(1, 2, SIZE, SIZE)).shape == (1, 5, SIZE, SIZE)
+
+
+@each_discriminator
+def test_a_discriminator_keeps_its_contract(kind: str) -> None:
+    config = DISCRIMINATORS[kind].model_validate(shrunk(DISCRIMINATORS[kind]()))
+    assert config.kind == kind
+    network = scale_weights(config.build(3, rng()))
+    for size in (config.smallest, config.smallest + 3, SIZE):
+        x = images(2, size)
+        with torch.no_grad():
+            logits = network(x)
+            assert logits.ndim == 4 and logits.shape[:2] == (2, 1)
+            assert logits.isfinite().all()
+            assert logits.std() > 0.1
+            assert same(logits, torch.cat([network(x[:1]), network(x[1:])]))
+    assert config.build(5, rng())(torch.zeros(1, 5, SIZE, SIZE)).shape[0] == 1
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("discriminator", DISCRIMINATORS)
+@each_term
+def test_every_term_goes_with_every_network(name: str, generator: str, discriminator: str) -> None:
+    values = recipe_with(name).model_dump()
+    values["generator"], values["discriminator"] = shrunk(GENERATORS[generator]()), shrunk(DISCRIMINATORS[discriminator]())
+    players = Players.of(Recipe.model_validate(values))
+    total, parts, _ = losses(players, {"adversarial": 1.0} | {name: 1.0})
+    total.backward()
+    assert all(part.isfinite() for part in parts.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in players.generator.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in players.generator.generators.parameters())
+
+
+# --- configurations
+
+
+def configured(method: str | None, *settings: str, **fields: Any) -> RunConfig:
+    return validate(collect(method, settings=settings, **{"source": "a", "target": "b", "budget": 1000} | fields))
+
+
+@each_method
+def test_a_runs_recipe_is_the_methods(method: str) -> None:
+    config = configured(method)
+    assert config.method == method
+    for name in Recipe.model_fields:
+        ours, theirs = getattr(config, name), getattr(METHODS[method].recipe, name)
+        assert ours == theirs and type(ours) is type(theirs), name
+    assert configured(None).method == "srunit"
+
+
+@each_method
+def test_a_configuration_survives_yaml(method: str, tmp_path: Path) -> None:
+    settings = ("generator.blocks=3", "optimizer.lr=3e-4", "ema.share=0.01", "data.resize=short:300", "adversarial.form=hinge")
+    for config in (configured(method), configured(method, *settings, size=128, seed=3, init="run", precision=32)):
+        path = tmp_path / "config.yaml"
+        path.write_text(to_yaml(config), encoding="utf-8")
+        again = from_yaml(path)
+        assert again == config
+        assert to_yaml(again) == to_yaml(config)
+        assert type(again.generator) is type(config.generator)
+        assert {name: type(term) for name, term in again.terms.items()} == {name: type(term) for name, term in config.terms.items()}
+        assert set(yaml.safe_load(path.read_text())) == set(RunConfig.model_fields)  # complete
+        assert validate(collect(file=path)) == config
+
+
+Leaf = tuple[str, Any, Any]
+
+
+def leaves(config: Config, path: str = "") -> Iterator[Leaf]:
+    """(dotted path, value, annotation) of every field that holds no further record."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from leaves(value, f"{path}{name}.")
+        elif name == "terms":
+            for term, record in value.items():
+                yield from leaves(record, f"{term}.")
+        elif name != "projector" or value is not None:
+            yield f"{path}{name}", value, field.annotation
+
+
+def fields(config: Config) -> dict[str, Any]:
+    return {path: value for path, value, _ in leaves(config)}
+
+
+def options(annotation: Any) -> list[Any]:
+    """All values of a Literal, also inside a Union."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [option for part in get_args(annotation) for option in options(part)]
+
+
+def others(path: str, value: Any, annotation: Any) -> list[Any]:
+    """Values to try instead of ``value``, of the same type."""
+    choices = [option for option in options(annotation) if option != value]
+    if isinstance(value, bool):
+        choices.append(not value)
+    elif isinstance(value, int):
+        choices += [value * 2, value + 1, max(value // 2, 1)]
+    elif isinstance(value, float):
+        choices += [value / 2, value + 0.25]
+    elif isinstance(value, tuple):
+        choices += [list(value[:-1]), [0.1, 0.2]]
+    elif isinstance(value, Path) or value is None:
+        choices.append("elsewhere")
+    elif path == "data.resize":
+        choices.append("short:300")
+    elif path == "data.workers":
+        choices.append(3)
+    return choices
+
+
+def text(value: Any) -> str:
+    """``value`` as one types it."""
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+ONLY_ONE = {("cyclegan", "sides")}  # its cycle needs both directions
+
+
+@each_method
+def test_every_field_can_be_set(method: str) -> None:
+    """``--set path=value`` of each leaf of a method's configuration, as a user types it, changes that leaf."""
+    config = configured(method)
+    reached = 0
+    for path, value, annotation in leaves(config):
+        if path == "method":
+            continue
+        assert fields(configured(method, f"{path}={text(value)}"))[path] == value
+        tried, changed = others(path, value, annotation), []
+        for other in tried:
+            with contextlib.suppress(UserError):  # this value is not allowed here; another will be
+                changed += [now for now in [fields(configured(method, f"{path}={text(other)}"))[path]] if now != value]
+        if path.endswith("kind") or (method, path) in ONLY_ONE:
+            continue
+        assert changed, f"{path}: none of {tried} can be set"
+        reached += 1
+    assert reached > 30
+
+
+def literals() -> list[tuple[str, str]]:
+    """Every option of every field that has options, in a configuration that has all terms and networks."""
+    every = [leaf for method in METHODS for leaf in leaves(configured(method))]
+    return sorted({(path, str(option)) for path, _, annotation in every for option in options(annotation) if path != "sides"})
+
+
+@pytest.mark.parametrize(("path", "option"), literals())
+def test_every_option_can_be_typed(path: str, option: str) -> None:
+    if (path, option) == ("data.cache", "on"):
+        pytest.xfail("YAML 1.1 reads on as true")
+    first = path.split(".")[0]
+    method = next(m for m in METHODS if first not in TERMS or first in METHODS[m].recipe.terms)
+    assert str(fields(configured(method, f"{path}={option}"))[path]) == option
+
+
+@each_method
+def test_unknown_keys_are_refused_with_the_nearest(method: str) -> None:
+    """At every depth of the configuration: a misspelled field names the right one."""
+    for path, _, _ in leaves(configured(method)):
+        *places, name = path.split(".")
+        if len(name) < 4:
+            continue
+        misspelled = ".".join([*places, name + "e"])
+        with pytest.raises(UserError) as refused:
+            configured(method, f"{misspelled}=1")
+        assert "unknown" in str(refused.value), misspelled
+        assert f"did you mean {name}?" in str(refused.value), str(refused.value)
+        assert "\n" not in str(refused.value)
+    for setting, expected in (
+        ("robustnes.weight=1", "did you mean robustness?"),
+        ("terms.robustnes.weight=1", "did you mean robustness?"),
+        ("generator.kind=resnett", "did you mean resnet?"),
+        ("xyzzy=1", "there are"),
+        ("generator.width", "expected key=value"),
+        ("seed=[1", "cannot be read"),
+        ("generator.width=0", "generator: width"),
+        ("optimizer.lr=.inf", "optimizer.lr"),
+    ):
+        with pytest.raises(UserError, match=expected.replace("?", r"\?")):
+            configured(method, setting)
+    with pytest.raises(UserError, match="did you mean srunit"):
+        configured("srunitt")
+
+
+def test_precedence() -> None:
+    """The method's defaults, then the file, then fields, then settings; a file of another method is refused."""
+    assert configured("fastcut").terms["nce"].weight == 10
+    assert configured("fastcut", "nce.weight=3").terms["nce"].weight == 3
+    assert configured("fastcut", "nce.weight=3").terms["nce"].temperature == 0.07
+    assert configured("fastcut", "seed=5", seed=4).seed == 5
+    assert configured("fastcut", "data.source=c").data.source == Path("c")
+
+
+def test_a_file_comes_after_the_method_and_before_settings(tmp_path: Path) -> None:
+    path = tmp_path / "part.yaml"
+    path.write_text("method: fastcut\nseed: 7\nterms:\n  nce: {patches: 9}\ngenerator: {width: 5}\n")
+    config = configured(None, "generator.blocks=2", file=path)
+    assert (config.method, config.seed, config.generator.width, config.generator.blocks) == ("fastcut", 7, 5, 2)
+    assert (config.terms["nce"].patches, config.terms["nce"].weight) == (9, 10)
+    assert configured(None, "seed=9", file=path, seed=8).seed == 9
+    assert configured(None, file=path, seed=8).seed == 8
+    with pytest.raises(UserError, match="fastcut, not cut"):
+        configured("cut", file=path)
+
+
+def test_the_form_of_robustness_brings_its_weight_and_noise() -> None:
+    for form, weight, noise in (("paper", 1.84, 1e-3), ("as_released", 1e-3, 1e-3), ("relative", 1.84, 0.1)):
+        term = configured("srunit", f"robustness.form={form}").terms["robustness"]
+        assert (term.weight, term.noise) == (weight, noise)
+        assert configured("srunit", f"robustness.form={form}", "robustness.noise=0.5").terms["robustness"].noise == 0.5
+        assert configured("srunit", f"robustness.form={form}", "robustness.weight=0.5").terms["robustness"].weight == 0.5
+        assert configured("srunit", f"robustness.form={form}", "robustness.start=0").terms["robustness"].weight == weight
+
+
+def test_taps_follow_the_number_of_blocks() -> None:
+    assert configured("cut").generator.taps == ("pad", "down1", "down2", "block1", "block5")
+    assert configured("cut", "generator.blocks=4").generator.taps == ("pad", "down1", "down2", "block1", "block4")
+    assert configured("cut", "generator.blocks=1").generator.taps == ("pad", "down1", "down2", "block1")
+    assert configured("cut", "generator.taps=[down1, block9]").generator.taps == ("down1", "block9")
+
+
+def test_intervals_follow_the_budget() -> None:
+    config = configured("cut", budget=5000)
+    assert (config.log_every, config.sample_every) == (50, 500)
+    assert 500 <= config.checkpoint_every <= 5000
+    config = configured("cut", budget=10**6)
+    assert (config.log_every, config.sample_every) == (100, 5000)
+    assert config.checkpoint_every <= 10_000
+    config = configured("cut", budget=3)
+    assert config.log_every == config.sample_every == config.checkpoint_every == 1
+    assert configured("cut", "log_every=7").log_every == 7
+
+
+def test_the_size_must_fit_the_networks() -> None:
+    with pytest.raises(UserError, match=r"size 30 is not a multiple of 4, .*; try 32"):
+        configured("cut", size=30)
+    with pytest.raises(UserError, match="size 16 is too small for the discriminator, which needs 32"):
+        configured("cut", size=16)
+    assert configured("cut", "discriminator.layers=2", size=16).size == 16
+
+
+def test_a_term_of_another_method_can_be_added() -> None:
+    config = configured("cut", "robustness.weight=1")
+    assert config.terms["robustness"] == TERMS["robustness"](weight=1)
+    with pytest.raises(UserError, match="term cycle needs cycled, which a method with sides=1 does not produce"):
+        configured("cut", "cycle.weight=1")
+    assert set(configured("cut", "cycle.weight=1", "sides=2").terms) == {"adversarial", "nce", "identity_nce", "cycle"}
+
+
+class Second(ResnetConfig):
+    """A second kind of generator, as somebody would add one."""
+
+    kind: Literal["second"] = "second"  # type: ignore[assignment]
+    extra: int = 1
+
+
+def test_a_second_kind_of_network_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(GENERATORS, "second", Second)
+    config = configured("cut", "generator.kind=second", "generator.extra=2")
+    assert type(config.generator) is Second and config.generator.extra == 2
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert from_yaml(path) == config and type(from_yaml(path).generator) is Second
+
+
+@pytest.mark.xfail(reason="exclude_unset drops the kind, so the table's first kind is built instead, silently")
+def test_a_method_may_use_the_second_kind_of_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GENERATORS, "second", Second)
+    cut = METHODS["cut"]
+    recipe = cut.recipe.model_copy(update={"generator": Second(blocks=2)})
+    monkeypatch.setitem(METHODS, "other", cut.model_copy(update={"name": "other", "recipe": recipe}))
+    assert type(configured("other").generator) is Second
+
+
+@pytest.mark.xfail(reason="the method's name is set, the terms stay the other method's")
+def test_settings_do_not_rename_the_method() -> None:
+    try:
+        config = configured("srunit", "method=cut")
+    except UserError:
+        return
+    assert set(config.terms) == set(METHODS[config.method].recipe.terms)
+
+
+@pytest.mark.xfail(reason="says: unknown key 'cycle'; did you mean cycle?")
+def test_a_term_is_no_field() -> None:
+    with pytest.raises(UserError) as refused:
+        configured("cut", "cycle=1")
+    assert "unknown" not in str(refused.value)
+
+
+def test_unions_are_walked() -> None:
+    """The check of every field would be empty if the options of fields were not found."""
+    assert options(Union[Literal["a", "b"], int]) == ["a", "b"]  # noqa: UP007
+    assert len(literals()) > 20
