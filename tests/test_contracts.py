@@ -246,7 +246,6 @@ def test_a_terms_configuration_survives_and_is_checked(name: str) -> None:
         term.weight = 2.0  # frozen
 
 
-@pytest.mark.xfail(strict=False, reason="a term's own default weight drops the base's ge=0; below 0 a term is silently off")
 @each_term
 def test_a_weight_below_zero_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="greater than or equal to 0"):
@@ -544,8 +543,6 @@ def literals() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("path", "option"), literals())
 def test_every_option_can_be_typed(path: str, option: str) -> None:
-    if (path, option) == ("data.cache", "on"):
-        pytest.xfail("YAML 1.1 reads on as true")
     first = path.split(".")[0]
     method = next(m for m in METHODS if first not in TERMS or first in METHODS[m].recipe.terms)
     assert str(fields(configured(method, f"{path}={option}"))[path]) == option
@@ -571,7 +568,7 @@ def test_unknown_keys_are_refused_with_the_nearest(method: str) -> None:
         ("xyzzy=1", "there are"),
         ("generator.width", "expected key=value"),
         ("seed=[1", "cannot be read"),
-        ("generator.width=0", "generator: width"),
+        ("generator.width=0", "generator.width"),
         ("optimizer.lr=.inf", "optimizer.lr"),
     ):
         with pytest.raises(UserError, match=expected.replace("?", r"\?")):
@@ -661,7 +658,6 @@ def test_a_second_kind_of_network_can_be_named(monkeypatch: pytest.MonkeyPatch, 
     assert from_yaml(path) == config and type(from_yaml(path).generator) is Second
 
 
-@pytest.mark.xfail(reason="exclude_unset drops the kind, so the table's first kind is built instead, silently")
 def test_a_method_may_use_the_second_kind_of_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GENERATORS, "second", Second)
     cut = METHODS["cut"]
@@ -670,7 +666,6 @@ def test_a_method_may_use_the_second_kind_of_network(monkeypatch: pytest.MonkeyP
     assert type(configured("other").generator) is Second
 
 
-@pytest.mark.xfail(reason="the method's name is set, the terms stay the other method's")
 def test_settings_do_not_rename_the_method() -> None:
     try:
         config = configured("srunit", "method=cut")
@@ -679,7 +674,6 @@ def test_settings_do_not_rename_the_method() -> None:
     assert set(config.terms) == set(METHODS[config.method].recipe.terms)
 
 
-@pytest.mark.xfail(reason="says: unknown key 'cycle'; did you mean cycle?")
 def test_a_term_is_no_field() -> None:
     with pytest.raises(UserError) as refused:
         configured("cut", "cycle=1")

@@ -134,7 +134,7 @@ def test_another_seed_is_another_stream(make: Callable[..., Pairs]) -> None:
 
 @pytest.mark.parametrize("resize", ["none", "short:17", "31x22"])
 def test_a_cache_changes_no_bit(make: Callable[..., Pairs], resize: str) -> None:
-    on, none = make(resize=resize, cache="on"), make(resize=resize, cache="none")
+    on, none = make(resize=resize, cache="memory"), make(resize=resize, cache="none")
     assert on.source.pixels is not None and on.source.pixels.is_shared() and none.source.pixels is None
     expected = list(loader(none, first=0, batch=4, workers=0))
     for _ in range(2):  # filled by the first pass, used by the second
@@ -142,7 +142,7 @@ def test_a_cache_changes_no_bit(make: Callable[..., Pairs], resize: str) -> None
 
 
 def test_workers_fill_one_cache_together(make: Callable[..., Pairs]) -> None:
-    stream = make(cache="on")
+    stream = make(cache="memory")
     expected = list(loader(stream, first=0, batch=4, workers=2))
     assert stream.source.filled.all() and stream.target.filled.all()  # in this process, too
     for path in [*stream.source.paths, *stream.target.paths]:
@@ -158,7 +158,7 @@ def test_each_image_is_decoded_once_where_cached(make: Callable[..., Pairs], mon
         return read_rgb(path, resize)
 
     monkeypatch.setattr(module, "read_rgb", count)
-    stream = make(cache="on", shared=False)
+    stream = make(cache="memory", shared=False)
     assert stream.source.pixels is not None and not stream.source.pixels.is_shared()
     list(loader(stream, first=0, batch=4, workers=0))
     assert len(decoded) == 8
@@ -171,10 +171,10 @@ def test_auto_keeps_only_what_fits(make: Callable[..., Pairs], monkeypatch: pyte
     assert make().source.pixels is not None
     monkeypatch.setattr(module, "_free_shared_memory", lambda: 2 * source - 1)
     assert make().source.pixels is None and make(shared=False).source.pixels is not None
-    assert make(cache="on").source.pixels is not None
+    assert make(cache="memory").source.pixels is not None
     monkeypatch.setattr(module, "_free_shared_memory", lambda: source - 1)
     with pytest.raises(UserError, match="/dev/shm"):
-        make(cache="on")
+        make(cache="memory")
     monkeypatch.setattr(module, "_available_memory", lambda: 4 * source - 1)
     assert make(shared=False).source.pixels is None
 
@@ -199,7 +199,7 @@ def test_small_images_are_refused_up_front(make: Callable[..., Pairs]) -> None:
 
 def test_mixed_sizes_in_one_domain(images_folder: Folder) -> None:
     paths = [path for width in (16, 33, 48) for path in find_images(images_folder(f"w{width}", 2, (width, 64 - width)))]
-    images = Images(survey(paths), cache="on")
+    images = Images(survey(paths), cache="memory")
     for i, path in enumerate(paths):
         assert np.array_equal(images[i].numpy(), np.asarray(Image.open(path)))
     for i, path in enumerate(paths):  # no image has overwritten its neighbor
@@ -207,7 +207,7 @@ def test_mixed_sizes_in_one_domain(images_folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("cache", ["on", "none"])
+@pytest.mark.parametrize("cache", ["memory", "none"])
 def test_files_that_change_meanwhile_are_named_in_one_line(make: Callable[..., Pairs], workers: int, cache: str) -> None:
     stream = make(cache=cache)
     Image.new("RGB", (20, 24)).save(stream.source.paths[2])
@@ -260,5 +260,5 @@ def test_numbers_beyond_the_stream_do_not_exist(make: Callable[..., Pairs]) -> N
 
 
 def test_an_unknown_cache_setting_is_refused(images_folder: Folder) -> None:
-    with pytest.raises(UserError, match="auto, on or none"):
+    with pytest.raises(UserError, match="auto, memory or none"):
         Images(survey(find_images(images_folder())), cache="yes")

@@ -19,7 +19,7 @@ from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
 from unflip.methods.recipe import by_kind
-from unflip.networks import GENERATORS, Generator, ResnetConfig
+from unflip.networks import GENERATORS, Generator, GeneratorConfig
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
@@ -30,7 +30,7 @@ class ModelConfig(Config):
 
     format: Literal[1] = 1
     kind: Literal["translator"] = "translator"
-    generator: SerializeAsAny[ResnetConfig]
+    generator: SerializeAsAny[GeneratorConfig]
     channels: tuple[PositiveInt, PositiveInt] = (3, 3)
     """Of source and target."""
     sides: Literal[1, 2] = 1

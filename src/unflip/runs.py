@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,7 @@ class DataConfig(Config):
     """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
     flip: bool = True
     """Mirror half of the crops."""
-    cache: Literal["auto", "on", "none"] = "auto"
+    cache: Literal["auto", "memory", "none"] = "auto"
     """Keep decoded images in memory, shared by the workers; ``auto``: when they fit."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
 
@@ -115,14 +117,17 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     Raises:
         UserError: an unknown method or key, or a file that cannot be read.
     """
-    given: dict[str, Any] = _read_yaml(file) if file else {}
+    given: dict[str, Any] = _without_implied(_read_yaml(file)) if file else {}
     if method and given.get("method", method) != method:
         raise UserError(f"{file} is a config of method {given['method']}, not {method}; leave out one of them")
     name = method or given.get("method") or "srunit"
     if name not in METHODS:
         raise UserError(unknown("method", name, METHODS))
 
-    values: dict[str, Any] = METHODS[name].recipe.model_dump(mode="json", exclude_unset=True)
+    recipe = METHODS[name].recipe
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude_unset=True)
+    for network in ("generator", "discriminator"):
+        values.setdefault(network, {})["kind"] = getattr(recipe, network).kind
     _merge(values, given)
     _merge(values, {"method": name})
     for key, value in fields.items():
@@ -133,7 +138,7 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
         if not equals:
             raise UserError(f"--set {setting}: expected key=value")
         try:
-            _put(values, _path(key.strip()), yaml.safe_load(text))
+            _put(values, _path(key.strip()), _value(text))
         except yaml.YAMLError:
             raise UserError(f"--set {setting}: {text!r} cannot be read as a value") from None
     return values
@@ -172,6 +177,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+IMPLIED = ("generator.taps", "robustness.weight", "robustness.noise", "log_every", "sample_every", "checkpoint_every")
+"""Fields whose defaults follow from other fields."""
+
+
+def _without_implied(given: dict[str, Any]) -> dict[str, Any]:
+    """A complete configuration without the values that the rest implies, so that they follow when the rest is changed."""
+    try:
+        whole = RunConfig.model_validate(given)
+    except ValidationError:
+        return given  # a part of one, which pins what it says
+    for key in IMPLIED:
+        *place, last = _path(key)
+        fewer = copy.deepcopy(given)
+        inner = fewer
+        for part in place:
+            inner = inner.get(part, {})
+        inner.pop(last, None)
+        if RunConfig.model_validate(fewer) == whole:
+            given = fewer
+    return given
+
+
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
     for key, value in new.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
@@ -183,11 +210,21 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 def _path(key: str) -> list[str]:
     """The place of a dotted key; a term's name stands for ``terms.<name>``."""
     first, *rest = key.split(".")
+    if first == "method":
+        raise UserError("--set method: a method is chosen with --method, before its defaults are changed")
     if first in RunConfig.model_fields:
         return [first, *rest]
     if first in TERMS and rest:
         return ["terms", first, *rest]
+    if first in TERMS:
+        raise UserError(f"--set {first}: it is a term; set one of its fields, such as {first}.weight")
     raise UserError("--set " + unknown("key", first, [*RunConfig.model_fields, *TERMS]))
+
+
+def _value(text: str) -> Any:
+    """A setting's value as YAML reads it, but 1e5 is a number, which YAML 1.1 takes for text."""
+    value = yaml.safe_load(text)
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[0-9.]+e[+-]?[0-9]+", value) else value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

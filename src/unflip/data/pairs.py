@@ -24,13 +24,13 @@ from unflip.types import Batch
 class Images:
     """The images of one domain, decoded and resized, by index; each is decoded once where all of them fit into memory.
 
-    ``cache``: "auto" keeps them where they fit, "on" always, "none" never. ``shared`` puts them where all loader workers see them;
+    ``cache``: "auto" keeps them where they fit, "memory" always, "none" never. ``shared`` puts them where all loader workers see them;
     False suffices for ``workers=0``.
     """
 
     def __init__(self, entries: Sequence[Entry], resize: str = "none", cache: str = "auto", shared: bool = True) -> None:
-        if cache not in {"auto", "on", "none"}:
-            raise UserError(f"not a cache setting, {cache!r}; use auto, on or none")
+        if cache not in {"auto", "memory", "none"}:
+            raise UserError(f"not a cache setting, {cache!r}; use auto, memory or none")
         self.paths = [entry.path for entry in entries]
         self.resize = str(parse_resize(resize))
         self.sizes = [parse_resize(resize).size_for(entry.width, entry.height) for entry in entries]
@@ -41,9 +41,9 @@ class Images:
         ends = torch.tensor([0, *(3 * width * height for width, height in self.sizes)]).cumsum(0)
         self.starts: list[int] = ends.tolist()
         total = self.starts[-1]
-        if cache == "on" and shared and total > _free_shared_memory():
+        if cache == "memory" and shared and total > _free_shared_memory():
             raise UserError(f"images need {total / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
-        if cache == "on" or (cache == "auto" and _fits(total, shared)):
+        if cache == "memory" or (cache == "auto" and _fits(total, shared)):
             self.pixels = torch.empty(total, dtype=torch.uint8)
             if shared:  # takes the memory at once, so that the next store sees what is left, and no worker can run out of it later
                 self.pixels.share_memory_()

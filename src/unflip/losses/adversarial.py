@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from unflip.losses.precision import at_least_float32, full_precision
@@ -35,7 +36,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, form: Form) -> tuple[Tensor, 
 class Adversarial(Term):
     """The translation must look like the target domain to the discriminator."""
 
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     form: Form = "least_squares"
 
     needs: ClassVar[frozenset[str]] = frozenset({"fake"})

@@ -72,6 +72,8 @@ class Stream:
 
 def gather(features: Tensor, positions: Tensor) -> Tensor:
     """The features ``(N, C, h, w)`` at ``positions`` ``(N, P)``: ``(N, P, C)``."""
+    # not by indexing: that gives the features a gradient in channels_last order, for which PyTorch's instance norm of a single image
+    # computes a wrong gradient on CPU (seen in 2.15; docs/decisions/parity.md)
     n, c = features.shape[:2]
     index = positions[:, None, :].expand(n, c, -1)
     return features.flatten(2).gather(2, index).transpose(1, 2)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from unflip.losses.draws import Stream, TapShape, gather
@@ -51,7 +51,7 @@ def over_taps(
 class PatchNCE(Term):
     """Corresponding patches of source and translation keep their content."""
 
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 0.07
     patches: PositiveInt = 256
     """Positions compared per tap and image; one is the positive, the others are the negatives."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from unflip.losses.precision import at_least_float32, full_precision
@@ -21,7 +22,7 @@ def mean_absolute_error(output: Tensor, reference: Tensor) -> Tensor:
 class Cycle(Term):
     """``E |F(G(x)) - x|``: cycle consistency. Zhu et al., "Unpaired image-to-image translation", ICCV 2017, eq. 2."""
 
-    weight: float = 10.0
+    weight: NonNegativeFloat = 10.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"cycled"})
 
@@ -33,7 +34,7 @@ class Cycle(Term):
 class Identity(Term):
     """``E |G(y) - y|``: a target image needs no translation. Zhu et al., ICCV 2017, section 5.2; half the cycle's weight, as released."""
 
-    weight: float = 5.0
+    weight: NonNegativeFloat = 5.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"identity"})
 

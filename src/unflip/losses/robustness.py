@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 from torch.func import functional_call
 
@@ -65,7 +65,7 @@ class Robustness(Term):
     form: Form = "paper"
     """``paper``: divides by the magnitude that was added, normalized to an expected factor of 1. ``as_released``: the published code's
     arithmetic. ``relative``: as ``paper``, with the magnitude a fraction of the features' own length at each position."""
-    weight: float = Field(default=1.84, ge=0)
+    weight: NonNegativeFloat = 1.84
     """Default by form: 1.84, 0.001 and 1.84."""
     noise: float = Field(default=1e-3, gt=0)
     """The largest magnitude: absolute, or for ``relative`` a share of the features' length. Default by form: 0.001, 0.001 and 0.1."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from unflip.config import Config
@@ -29,7 +29,7 @@ class Nets:
 class Term(Config, ABC):
     """The part ``weight * term(step, drawn, nets)`` of a player's total."""
 
-    weight: float = Field(ge=0)
+    weight: NonNegativeFloat
     start: float = Field(default=0.0, ge=0, lt=1)
     """The term is off until this share of the budget has been seen."""
     every: int = Field(default=1, ge=1)

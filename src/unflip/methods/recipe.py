@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -18,14 +18,24 @@ from pydantic import (
 from unflip.config import Config, Misplaced, unknown
 from unflip.losses import TERMS, Term
 from unflip.methods.passes import provided
-from unflip.networks import DISCRIMINATORS, GENERATORS, PatchGANConfig, ProjectorConfig, ResnetConfig
+from unflip.networks import (
+    DISCRIMINATORS,
+    GENERATORS,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    PatchGANConfig,
+    ProjectorConfig,
+    ResnetConfig,
+)
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
     """Adam, and its learning rate over the run: constant, then linear to zero."""
 
     lr: PositiveFloat = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     constant: float = Field(default=0.5, ge=0, lt=1)
     """The share of the budget during which the rate stays constant."""
 
@@ -34,8 +44,8 @@ class Recipe(Config):
     """Networks, weighted terms and optimizer. ``sides`` 1: source to target only; 2: both directions, each with its own networks."""
 
     sides: Literal[1, 2] = 1
-    generator: SerializeAsAny[ResnetConfig] = ResnetConfig()
-    discriminator: SerializeAsAny[PatchGANConfig] = PatchGANConfig()
+    generator: SerializeAsAny[GeneratorConfig] = ResnetConfig()
+    discriminator: SerializeAsAny[DiscriminatorConfig] = PatchGANConfig()
     projector: ProjectorConfig | None = None
     terms: dict[str, SerializeAsAny[Term]]
     flip_equivariance: bool = False

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from unflip.networks.generator import Generator, Tap
+from unflip.networks.discriminator import DiscriminatorConfig
+from unflip.networks.generator import Generator, GeneratorConfig, Tap
 from unflip.networks.patchgan import PatchGANConfig
 from unflip.networks.projector import Projector, ProjectorConfig
 from unflip.networks.resnet import ResnetConfig
 
-GENERATORS = {"resnet": ResnetConfig}
-DISCRIMINATORS = {"patchgan": PatchGANConfig}
+GENERATORS: dict[str, type[GeneratorConfig]] = {"resnet": ResnetConfig}
+DISCRIMINATORS: dict[str, type[DiscriminatorConfig]] = {"patchgan": PatchGANConfig}
 
-__all__ = ["DISCRIMINATORS", "GENERATORS", "Generator", "PatchGANConfig", "Projector", "ProjectorConfig", "ResnetConfig", "Tap"]
+__all__ = [
+    "DISCRIMINATORS",
+    "GENERATORS",
+    "DiscriminatorConfig",
+    "Generator",
+    "GeneratorConfig",
+    "PatchGANConfig",
+    "Projector",
+    "ProjectorConfig",
+    "ResnetConfig",
+    "Tap",
+]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from unflip.config import Config
 from unflip.networks.blocks import pad_to_multiple
 
 
@@ -21,6 +23,18 @@ class Tap(NamedTuple):
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, h, w) of the features of an image of ``height x width``, both multiples of the generator's stride."""
         return self.channels, height // self.stride + 2 * self.margin, width // self.stride + 2 * self.margin
+
+
+class GeneratorConfig(Config, ABC):
+    """How a generator is built; ``kind`` is its name in the table GENERATORS."""
+
+    kind: str
+    stride: ClassVar[int]
+    """Sides of training crops must be multiples of this."""
+
+    @abstractmethod
+    def build(self, in_channels: int, out_channels: int, rng: torch.Generator) -> Generator:
+        """The network with weights freshly drawn from ``rng``."""
 
 
 class Generator(nn.Module, ABC):

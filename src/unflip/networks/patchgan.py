@@ -8,11 +8,11 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from unflip.config import Config
 from unflip.networks.blocks import BlurDown, Initialization, initialize
+from unflip.networks.discriminator import DiscriminatorConfig
 
 
-class PatchGANConfig(Config):
+class PatchGANConfig(DiscriminatorConfig):
     """``kind: patchgan``. The defaults are CUT's and SRUNIT's: 2.765 M parameters, 70 x 70 patches."""
 
     kind: Literal["patchgan"] = "patchgan"
@@ -28,8 +28,8 @@ class PatchGANConfig(Config):
         return 4 * 2**self.layers
 
     def build(self, in_channels: int, rng: torch.Generator) -> PatchGAN:
-        """The network with freshly drawn weights."""
-        network = PatchGAN(self, in_channels)
+        with torch.random.fork_rng(devices=[]):
+            network = PatchGAN(self, in_channels)
         initialize(network, self.init, rng)
         return network
 

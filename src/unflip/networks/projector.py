@@ -21,7 +21,8 @@ class ProjectorConfig(Config):
 
     def build(self, channels: Sequence[int], rng: torch.Generator) -> Projector:
         """The network for taps of the given channel counts, with freshly drawn weights."""
-        network = Projector(channels, self.width)
+        with torch.random.fork_rng(devices=[]):
+            network = Projector(channels, self.width)
         initialize(network, self.init, rng)
         return network
 

@@ -8,16 +8,14 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unflip.config import Config
 from unflip.networks.blocks import BlurDown, BlurUp, Initialization, ResidualBlock, initialize
-from unflip.networks.generator import Generator, Tap
+from unflip.networks.generator import Generator, GeneratorConfig, Tap
 
 
-class ResnetConfig(Config):
+class ResnetConfig(GeneratorConfig):
     """``kind: resnet``. The defaults are CUT's and SRUNIT's: 11.378 M parameters."""
 
     stride: ClassVar[int] = 4
-    """Sides of training crops must be multiples of this."""
 
     kind: Literal["resnet"] = "resnet"
     width: PositiveInt = 64
@@ -41,8 +39,8 @@ class ResnetConfig(Config):
         return self
 
     def build(self, in_channels: int, out_channels: int, rng: torch.Generator) -> ResnetGenerator:
-        """The network with freshly drawn weights."""
-        network = ResnetGenerator(self, in_channels, out_channels)
+        with torch.random.fork_rng(devices=[]):  # the layers' own first weights, which are overwritten, are drawn from torch's global state
+            network = ResnetGenerator(self, in_channels, out_channels)
         initialize(network, self.init, rng)
         return network
 

@@ -1,0 +1,25 @@
+"""What every discriminator offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from unflip.config import Config
+
+
+class DiscriminatorConfig(Config, ABC):
+    """How a discriminator is built; ``kind`` is its name in the table DISCRIMINATORS."""
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def smallest(self) -> int:
+        """The shortest image side that it can judge."""
+
+    @abstractmethod
+    def build(self, in_channels: int, rng: torch.Generator) -> nn.Module:
+        """The network with weights freshly drawn from ``rng``: images ``(N, C, H, W)`` to logits of any shape ``(N, ...)``."""
