@@ -23,6 +23,7 @@ help:
 	@echo 'make clean      remove what these targets made'
 
 demo: $(CORE)
+	@rm -rf demo
 	$(BIN)/unflip demo --out demo
 
 test: lint

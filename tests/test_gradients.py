@@ -1,0 +1,54 @@
+"""The total's gradient against finite differences at batch 1: what PyTorch's instance norm gets wrong there must not reach us."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import Players, batch, noise, small_recipe
+from unflip.methods import METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_gradient_is_the_slope(method: str, images: int) -> None:
+    """Along a direction in the decoder's weights: there only queries move, and no detached key."""
+    players = Players.of(small_recipe(METHODS[method].recipe))
+    weights = players.weights(progress=0.5)
+    draws = players.draws(weights, n=images)
+    parameters = [
+        (value, noise(*value.shape, seed=i))
+        for i, (name, value) in enumerate(players.generator.named_parameters())
+        if any(f".{stage}." in name for stage in ("up1", "up2", "head"))
+    ]
+    assert parameters
+
+    def total() -> torch.Tensor:
+        return players.generator(batch(n=images), draws, weights, players.discriminator.frozen())[0]
+
+    total().backward()
+    slope = sum((value.grad * direction).sum().item() for value, direction in parameters)
+
+    def moved(by: float) -> float:
+        with torch.no_grad():
+            for value, direction in parameters:
+                value += by * direction
+        return total().item()
+
+    step = 1e-8  # larger ones cross the kinks of ReLU and |x|
+    high = moved(step)
+    low = moved(-2 * step)
+    assert slope == pytest.approx((high - low) / (2 * step), rel=5e-3)
+
+
+def test_gather_hands_back_a_gradient_in_memory_order() -> None:
+    """With one image and a gradient in channels_last order, instance norm's gradient is wrong on CPU (PyTorch 2.15)."""
+    from unflip.losses.draws import gather
+
+    features = noise(1, 4, 6, 6).requires_grad_()
+    seen = []
+    normed = F.instance_norm(features)
+    normed.register_hook(lambda gradient: seen.append(gradient.is_contiguous()))
+    gather(normed, torch.tensor([[3, 7, 11]])).square().sum().backward()
+    assert seen == [True]
