@@ -1,33 +1,17 @@
-"""Made street scenes with exact per-pixel labels, in two looks: a flat rendering and a textured, lit "photo".
-
-A scene is a list of flat faces in meters, seen by a driver: x to the right, y up from the ground, z ahead. The faces are drawn far
-to near, so nearer things hide farther ones; :mod:`unflip.data.streets_draw` paints them. The layout and the look draw from separate
-random streams, so the two looks of one scene differ in every color and in no label. That gives an unpaired benchmark whose truth is
-known: train on scenes of different indices (or different :class:`Shares`), then compare with the aligned other look.
-"""
+"""Where things stand along a made street: lists of flat faces in meters, for given class shares."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
-from unflip.data import streets_draw as draw
-from unflip.data.streets_draw import BUILDING, CAR, NEAR, PERSON, ROAD, SIDEWALK, SIGN, TREE, Caster, Face, Material, Plane, View
+from unflip.data.streets import surface
+from unflip.data.streets.surface import BUILDING, CAR, NEAR, PERSON, ROAD, SIDEWALK, SIGN, TREE, Caster, Face, Material, Plane, View
 from unflip.errors import UserError
-from unflip.files import make_folder, write_bytes, write_json
-from unflip.seeding import numpy_rng
 
-CLASSES = ("sky", "building", "tree", "road", "sidewalk", "car", "sign", "person")
-PALETTE = ((70, 130, 180), (70, 70, 70), (107, 142, 35), (128, 64, 128), (244, 35, 232), (0, 0, 142), (220, 220, 0), (220, 20, 60))
-Look = Literal["render", "photo"]
-MIN_SIDE = 32
 FAR = 240.0  # meters: where the street ends and the skyline stands
 
 
@@ -52,93 +36,6 @@ class Shares:
         for field in fields(self):
             if not 0 <= getattr(self, field.name) <= 1:  # also refuses NaN
                 raise UserError(f"share {field.name} is {getattr(self, field.name)}; give a number from 0 to 1")
-
-
-BALANCED = Shares()
-GREEN = Shares(sky=0.5, building=0.28, tree=0.95)
-URBAN = Shares(sky=0.5, building=0.85, tree=0.12)
-
-
-def classes() -> dict[str, list]:
-    """What ``classes.json`` holds for these scenes: names and RGB colors in the order of the ids, and no ignored id."""
-    return {"names": list(CLASSES), "palette": [list(color) for color in PALETTE], "ignore": []}
-
-
-def scene(
-    index: int, *, seed: int = 0, width: int = 64, height: int = 64, look: Look, shares: Shares = BALANCED
-) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: the (H, W, 3) uint8 image and its (H, W) uint8 class ids, 0 to 7.
-
-    A pure function of its arguments. The same (seed, index, shares, size) gives identical labels in both looks.
-    """
-    _check(width, height, look)
-    view, faces, casters = layout(numpy_rng(seed, "streets", index, "layout"), shares)
-    view = view.at_size(width, height)
-    surface = draw.rasterize(faces, view, width, height)
-    if look == "render":
-        return draw.paint_render(surface), surface.labels
-    return draw.paint_photo(surface, view, casters, numpy_rng(seed, "streets", index, "look")), surface.labels
-
-
-def write(
-    folder: Path | str,
-    *,
-    count: int,
-    look: Look,
-    shares: Shares = BALANCED,
-    seed: int = 0,
-    width: int = 64,
-    height: int = 64,
-    first: int = 0,
-    labels: Path | str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Path]:
-    """Write scenes ``first`` to ``first + count - 1`` as ``NNNNNN.png`` in ``folder``; returns the image paths.
-
-    With ``labels``, the class ids go to that folder as palette PNGs of the same names, and ``classes.json`` beside the folder.
-    ``progress(done, count)`` is called after each scene. Every file appears whole or not at all.
-    """
-    _check(width, height, look)
-    if count < 0 or first < 0:
-        raise UserError(f"count is {count} and first is {first}; give numbers of 0 or more")
-    folder = _folder(folder)
-    if labels is not None:
-        labels = _folder(labels)
-        write_json(labels.parent / "classes.json", classes())
-    paths = []
-    for done, index in enumerate(range(first, first + count), start=1):
-        image, ids = scene(index, seed=seed, width=width, height=height, look=look, shares=shares)
-        paths.append(_save(Image.fromarray(image), folder / f"{index:06d}.png"))
-        if labels is not None:
-            _save(_palette_image(ids), labels / f"{index:06d}.png")
-        if progress is not None:
-            progress(done, count)
-    return paths
-
-
-def _check(width: int, height: int, look: str) -> None:
-    if look not in get_args(Look):
-        raise UserError(f"unknown look {look!r}; choose one of: {', '.join(get_args(Look))}")
-    if min(width, height) < MIN_SIDE:
-        raise UserError(f"scene size {width}x{height} is too small; give at least {MIN_SIDE}x{MIN_SIDE}")
-
-
-def _folder(path: Path | str) -> Path:
-    make_folder(Path(path))
-    return Path(path)
-
-
-def _palette_image(ids: np.ndarray) -> Image.Image:
-    image = Image.fromarray(ids)
-    image.putpalette([channel for color in PALETTE for channel in color])  # turns the gray image into a palette one, same ids
-    return image
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
-    return path
 
 
 # The layout: every length is in meters. Things are drawn by falling keys: a building's far end, so that all before it hides it, and a
@@ -207,7 +104,7 @@ def _skyline(rng: np.random.Generator, shares: Shares) -> Iterator[Thing]:
             yield z, [_upright(BUILDING, Material.FACADE, x, x + 12 + 12 * wide, 0, high, z, tone, seed, high)], []
         elif kind * (shares.building + shares.tree + 0.15) < shares.building + shares.tree:
             radius = 5 + 5 * tall
-            yield z, [draw.blob(TREE, Material.FOLIAGE, x, 0.6 * radius, z, radius * (1 + wide), radius, tone, seed)], []
+            yield z, [surface.blob(TREE, Material.FOLIAGE, x, 0.6 * radius, z, radius * (1 + wide), radius, tone, seed)], []
 
 
 def _lots(rng: np.random.Generator, shares: Shares, street: Street, side: int) -> Iterator[Thing]:
@@ -277,7 +174,7 @@ def _tree(dice: np.ndarray, x: float, z: float, scale: float) -> Thing:
     clumps = [(0.62 * math.cos(angle), 0.15 + 0.62 * math.sin(angle), 0.58 if around == 5 else 0.68) for angle in angles]
     for k, (dx, dy, size) in enumerate([*clumps, (0.0, 0.2, 0.7 if around else 1.1)]):
         where = x + dx * radius, middle + dy * radius
-        faces.append(draw.blob(TREE, Material.FOLIAGE, *where, z, size * radius, size * radius, tone, (seed + 0.17 * k) % 1))
+        faces.append(surface.blob(TREE, Material.FOLIAGE, *where, z, size * radius, size * radius, tone, (seed + 0.17 * k) % 1))
     return z, faces, [Caster(x - radius, x + radius, z - radius, z + radius, middle, round=True)]
 
 
@@ -325,7 +222,7 @@ def _car(dice: np.ndarray, x: float, z: float, rear: bool) -> tuple[list[Face], 
     top = (x - half, belt, z), (x - half, belt, w0), (x + half, belt, w0), (x + half, belt, z)
     faces += [part(Material.PAINT, Plane.GROUND, belt, *top), end(Material.PAINT, x - half, x + half, 0.26, belt)]
     if z < 80:  # beyond, these parts are too small to see
-        wheels = [draw.disc(CAR, Material.RUBBER, flank, 0.31, at, 0.31, tone, seed, Plane.SIDE) for at in (z + 0.75, z + long - 0.75)]
+        wheels = [surface.disc(CAR, Material.RUBBER, flank, 0.31, at, 0.31, tone, seed, Plane.SIDE) for at in (z + 0.75, z + long - 0.75)]
         wheels += [end(Material.RUBBER, *span, 0, 0.4) for span in ((x - half + 0.05, x - half + 0.3), (x + half - 0.3, x + half - 0.05))]
         faces = [*faces[:-1], *wheels, faces[-1], end(Material.RUBBER, x - half, x + half, 0.22, 0.4)]
         lamp = Material.TAIL if rear else Material.LAMP
@@ -341,9 +238,9 @@ def _signs(rng: np.random.Generator, shares: Shares, street: Street, side: int) 
             x, high, radius = street.curb[side] + out * (0.45 + 0.3 * a), 2.2 + 0.6 * b, 0.40 + 0.14 * a
             corners, spin = ((24, 0.0), (4, 0.785), (3, 1.571), (8, 0.393))[int(4 * shape)]
             faces = [_upright(SIGN, Material.METAL, x - 0.05, x + 0.05, 0, high, z, tone, seed, 1.0)]
-            faces.append(draw.disc(SIGN, Material.SIGN, x, high, z, radius, tone, seed, corners=corners, spin=spin))
+            faces.append(surface.disc(SIGN, Material.SIGN, x, high, z, radius, tone, seed, corners=corners, spin=spin))
             if tone < 0.7:
-                faces.append(draw.disc(SIGN, Material.PLATE, x, high, z, 0.62 * radius, tone, seed, corners=corners, spin=spin))
+                faces.append(surface.disc(SIGN, Material.PLATE, x, high, z, 0.62 * radius, tone, seed, corners=corners, spin=spin))
             yield z, faces, [Caster(x - 0.05, x + 0.05, z - 0.05, z + 0.05, high)]
 
 
@@ -360,7 +257,7 @@ def _people(rng: np.random.Generator, shares: Shares, street: Street, side: int)
             body += [(x - 0.27, 0.48 * h, z), (x - 0.26, 0.78 * h, z)]
             faces = [Face(PERSON, Material.TROUSERS, Plane.FRONT, z, np.array(leg), tone, seed) for leg in legs]
             faces.append(Face(PERSON, Material.SHIRT, Plane.FRONT, z, np.array(body), tone, seed))
-            faces.append(draw.disc(PERSON, Material.SKIN, x, 0.92 * h, z, 0.125, tone, seed))
+            faces.append(surface.disc(PERSON, Material.SKIN, x, 0.92 * h, z, 0.125, tone, seed))
             yield z, faces, [Caster(x - 0.2, x + 0.2, z - 0.2, z + 0.2, h)]
 
 
