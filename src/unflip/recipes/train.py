@@ -23,6 +23,7 @@ from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, UserError
 from unflip.files import make_folder, write_bytes
 from unflip.methods import METHODS
+from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
 from unflip.types import Batch
@@ -65,7 +66,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     fabric = launch(config.device, config.precision)
     _check_out(out, config, resume)
     workers = _workers(config, fabric)
-    store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in _survey(config).items()}
+    store = {
+        side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in _survey(config, progress).items()
+    }
     pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip)
     training = assemble(config, CHANNELS, fabric)
     if config.init is not None and not resume:
@@ -143,12 +146,17 @@ def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
         raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
 
 
-def _survey(config: RunConfig) -> dict[str, list[Entry]]:
+def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
     """Find and check all images of both domains."""
     source, target = config.data.source, config.data.target
     if same_folder(source, target):
         raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
-    return {side: survey(find_images(folder)) for side, folder in (("source", source), ("target", target))}
+    entries = {}
+    for side, folder in (("source", source), ("target", target)):
+        paths = find_images(folder)
+        with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
+            entries[side] = survey(paths, lambda done, total: bar.show(done))
+    return entries
 
 
 def _workers(config: RunConfig, fabric: Any) -> int:

@@ -23,6 +23,8 @@ from unflip.errors import UserError
 from unflip.files import make_folder, write_bytes, write_json
 from unflip.seeding import numpy_rng
 
+__all__ = ["BALANCED", "CLASSES", "GREEN", "PALETTE", "URBAN", "Shares", "classes", "scene", "write"]
+
 CLASSES = ("sky", "building", "tree", "road", "sidewalk", "car", "sign", "person")
 PALETTE = ((70, 130, 180), (70, 70, 70), (107, 142, 35), (128, 64, 128), (244, 35, 232), (0, 0, 142), (220, 220, 0), (220, 20, 60))
 Look = Literal["render", "photo"]
