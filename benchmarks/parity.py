@@ -522,7 +522,7 @@ def compare_patch_nce(checkout: Checkout, found: Findings, batch: int) -> None:
     places = drawn.positions(0, 5, batch)
 
     def ours(places: tuple[Tensor, ...], breaking: Callable[[nn.Module], None] | None = None) -> Outcome:
-        recipe, pair = narrow(METHODS["cut"].recipe), Batch(model.real_A, model.real_B, 0)
+        recipe, pair = narrow(METHODS["cut"].recipe), Batch(model.real_A, model.real_B, 0, 0)
         return generator_outcome(recipe, model, pair, {"nce": places}, weights={"nce": 1.0}, breaking=breaking)
 
     shifted = (*places[:4], (places[4] + 1) % (SIZE // 4) ** 2)
@@ -551,7 +551,7 @@ def compare_cut(checkout: Checkout, found: Findings, batch: int) -> None:
     with recording() as record:
         checkout.step(model)
     published, published_d = step_outcomes(model, model.loss_G)
-    recipe, pair = narrow(METHODS["cut"].recipe), Batch(model.real_A, model.real_B, 0)
+    recipe, pair = narrow(METHODS["cut"].recipe), Batch(model.real_A, model.real_B, 0, 0)
     drawn = {"nce": record.positions(0, 5, batch), "identity_nce": record.positions(5, 5, batch)}
 
     def ours(**how: Any) -> Outcome:
@@ -576,7 +576,7 @@ def compare_fastcut(checkout: Checkout, found: Findings, flip: bool) -> None:
 
     def ours(flip: bool, source: Tensor = model.real_A, **how: Any) -> Outcome:
         drawn = {"nce": record.positions(0, 5, 2)}
-        return generator_outcome(recipe, model, Batch(source, model.real_B, 0), drawn, flip=flip, **how)
+        return generator_outcome(recipe, model, Batch(source, model.real_B, 0, 0), drawn, flip=flip, **how)
 
     twins = {"flip the other way around": ours(not flip), "weight 1": ours(flip, weights={"adversarial": 1.0, "nce": 1.0})}
     if flip:
@@ -597,7 +597,7 @@ def compare_cyclegan(checkout: Checkout, found: Findings, antialias: bool) -> No
         recipe = narrow(recipe, generator=ResnetConfig(width=WIDTH), discriminator=PatchGANConfig(width=WIDTH))
 
     def ours(source: Tensor = model.real_A, target: Tensor = model.real_B, **how: Any) -> Outcome:
-        return generator_outcome(recipe, model, Batch(source, target, 0), {}, **how)
+        return generator_outcome(recipe, model, Batch(source, target, 0, 0), {}, **how)
 
     twins = {
         "identity left out": ours(weights={"adversarial": 1.0, "cycle": 10.0}),
@@ -665,7 +665,7 @@ def compare_robustness(checkout: Checkout, found: Findings, update: str, batch: 
     drawn = perturbation(record, tap, 0, batch)
 
     def ours(drawn: Perturbation, update: str = update, form: str = "as_released", weight: float = 1.0) -> Outcome:
-        pair = Batch(model.real_A, model.real_B, 0)
+        pair = Batch(model.real_A, model.real_B, 0, 0)
         return generator_outcome(srunit(update, form), model, pair, {"robustness": drawn}, weights={"robustness": weight})
 
     other = {"v1": "v2", "v2": "v1"}[update]
@@ -702,7 +702,7 @@ def compare_srunit(checkout: Checkout, found: Findings, update: str, batch: int)
     }
 
     def ours(update: str = update, form: str = "as_released", weights: Mapping[str, float] | None = None) -> Outcome:
-        return generator_outcome(srunit(update, form), model, Batch(model.real_A, model.real_B, 0), drawn, weights=weights)
+        return generator_outcome(srunit(update, form), model, Batch(model.real_A, model.real_B, 0, 0), drawn, weights=weights)
 
     other = {"v1": "v2", "v2": "v1"}[update]
     twins = {
@@ -780,7 +780,7 @@ def measure_differences(checkout: Checkout, found: Findings) -> None:
     stage = next(m for m in player.modules() if isinstance(m, Generator)).stages.get_submodule("stem")
     stage.register_forward_hook(lambda layer, inputs, output: own.append(len(inputs[0])))
     terms = {"nce": drawn.positions(0, 5, 2), "identity_nce": drawn.positions(5, 5, 2), "adversarial": None}
-    player(Batch(model.real_A, model.real_B, 0), Draws(False, {"to_target": terms}), active(recipe.terms, 0.0, 0), opponents.frozen())
+    player(Batch(model.real_A, model.real_B, 0, 0), Draws(False, {"to_target": terms}), active(recipe.terms, 0.0, 0), opponents.frozen())
     found.differences.append(
         Fact(
             checkout.code,

@@ -155,6 +155,7 @@ class Players(NamedTuple):
             weights,
             self.generator.tap_shapes(size),
             seed=seed,
+            step=first // n,
             first=first,
             images=n,
             device=torch.device("cpu"),
@@ -181,7 +182,7 @@ class Players(NamedTuple):
 
 
 def batch(first: int = 0, n: int = 2, size: int = SIZE) -> Batch:
-    return Batch(images(n, size, seed=2 * first), images(n, size, seed=2 * first + 1), first)
+    return Batch(images(n, size, seed=2 * first), images(n, size, seed=2 * first + 1), first, first // n)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 TAP = TapShape("tap", 3, 6, 7)
 
 
-def stream(first: int = 0, images: int = 1, seed: int = 0, path: tuple[str, ...] = ("term", "side")) -> Stream:
-    return Stream(seed, path, first, images, CPU)
+def stream(first: int = 0, images: int = 1, seed: int = 0, path: tuple[str, ...] = ("term", "side"), step: int = 0) -> Stream:
+    return Stream(seed, path, first, images, CPU, step)
 
 
 KINDS: dict[str, Any] = {
@@ -60,7 +60,9 @@ def test_draws_are_a_function_of_seed_and_path_only(kind: Any) -> None:
 
 
 def test_a_step_shares_one_choice() -> None:
-    assert stream(8, 4).once().integers(1 << 40) == stream(8, 1).once().integers(1 << 40) != stream(9, 4).once().integers(1 << 40)
+    """Also where processes share the step, each with images of its own."""
+    here, beside, next_step = (stream(first, 4, step=step).once().integers(1 << 40) for first, step in ((8, 2), (12, 2), (8, 3)))
+    assert here == beside != next_step
 
 
 @pytest.mark.parametrize("count", [1, 10, 41, 42, 100])
@@ -104,7 +106,7 @@ def taps(count: int) -> tuple[TapShape, ...]:
 
 def test_robustness_takes_all_taps_evenly_and_draws_at_that_taps_size() -> None:
     shapes = taps(5)
-    drawn = [Robustness(patches=8).draw(stream(first), shapes) for first in range(1500)]
+    drawn = [Robustness(patches=8).draw(stream(first, step=first), shapes) for first in range(1500)]
     assert scipy.stats.chisquare(np.bincount([d.tap for d in drawn], minlength=5)).pvalue > 1e-4
     for d in drawn[:50]:
         shape = shapes[d.tap]
@@ -117,7 +119,7 @@ def test_robustness_takes_all_taps_evenly_and_draws_at_that_taps_size() -> None:
 def test_a_steps_images_share_the_tap() -> None:
     """One tap a step: the batch is one graph. Positions and noise are each image's own."""
     for first in range(20):
-        four, one = Robustness().draw(stream(first, 4), taps(5)), Robustness().draw(stream(first, 1), taps(5))
+        four, one = (Robustness().draw(stream(first, images, step=first), taps(5)) for images in (4, 1))
         assert four.tap == one.tap
         assert torch.equal(four.direction[:1], one.direction)
         assert torch.equal(four.positions[:1], one.positions)

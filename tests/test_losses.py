@@ -138,7 +138,7 @@ def test_mean_absolute_error_and_its_terms() -> None:
 
 def test_the_cycle_goes_there_and_back_from_both_sides() -> None:
     players = Players.of(small_recipe(METHODS["cyclegan"].recipe))
-    b = Batch(images(1, seed=1), images(1, seed=2), 0)
+    b = Batch(images(1, seed=1), images(1, seed=2), 0, 0)
     weights = players.weights()
     _, parts, fakes = players.generator(b, players.draws(weights, n=1), weights, players.discriminator.frozen())
     there, back = players.generator.generators["to_target"], players.generator.generators["to_source"]
@@ -526,8 +526,8 @@ def test_float64_stays_float64() -> None:
 def fastcut(flip: bool) -> tuple[Players, Batch, Draws]:
     players = Players.of(small_recipe(METHODS["fastcut"].recipe))
     shapes = players.generator.tap_shapes(32)[FORWARD]
-    positions = PatchNCE(patches=16).draw(Stream(0, ("x",), 0, 2, torch.device("cpu")), shapes)
-    return players, Batch(images(2, seed=1), images(2, seed=2), 0), Draws(flip, {FORWARD: {"adversarial": None, "nce": positions}})
+    positions = PatchNCE(patches=16).draw(Stream(0, ("x",), 0, 2, torch.device("cpu"), 0), shapes)
+    return players, Batch(images(2, seed=1), images(2, seed=2), 0, 0), Draws(flip, {FORWARD: {"adversarial": None, "nce": positions}})
 
 
 def nce_part(players: Players, batch: Batch, draws: Draws) -> Tensor:
@@ -615,5 +615,5 @@ def test_one_pass_gives_what_five_give(needs: set[str], flip: bool) -> None:
 
 def test_tap_shape_names_what_positions_index() -> None:
     shape = TapShape("x", 4, 3, 5)
-    positions = Stream(0, ("p",), 0, 3, torch.device("cpu")).positions(shape, 15)
+    positions = Stream(0, ("p",), 0, 3, torch.device("cpu"), 0).positions(shape, 15)
     assert sorted(positions[0].tolist()) == list(range(15))

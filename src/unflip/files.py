@@ -21,9 +21,13 @@ def disk_errors(where: Path) -> Iterator[None]:
     reasons = {
         errno.ENOSPC: "the disk is full; make room and run again",
         errno.EDQUOT: "the disk quota is used up; make room and run again",
+        errno.EFBIG: "the file would be larger than the file system or a limit allows; choose another folder",
+        errno.EIO: "the disk reports an error; choose another one",
+        errno.EISDIR: "a folder of that name is in the way; choose another one",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.EACCES: "no permission to write there; choose another folder",
         errno.EPERM: "no permission to write there; choose another folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.ENOENT: "its folder cannot be made; choose another folder",
         errno.ENOTDIR: "a part of that path is a file; choose another folder",
     }
@@ -33,6 +37,22 @@ def disk_errors(where: Path) -> Iterator[None]:
         if error.errno not in reasons:
             raise
         raise UserError(f"cannot write {where}: {reasons[error.errno]}") from error
+
+
+@contextmanager
+def undone_on_failure(folder: Path) -> Iterator[None]:
+    """Make ``folder``, which is not there or empty; where the block fails, it and its parents are as they were before."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if there == folder:
+            for child in folder.iterdir():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+        else:
+            shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
+        raise
 
 
 def make_folder(folder: Path) -> None:
@@ -66,10 +86,12 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which takes the place of ``folder`` when all of it is on the disk, and vanishes if anything fails."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary, replaced = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not folder.exists():  # killed between the two renames below
+            os.replace(replaced, folder)
+        for left in (temporary, replaced):
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -81,6 +103,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             os.replace(temporary, folder)
             _sync(folder.parent)
         finally:
+            if replaced.exists() and not folder.exists():
+                os.replace(replaced, folder)
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
+import safetensors.torch
 import torch
 from pydantic import PositiveInt, SerializeAsAny, ValidationError, field_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unflip.config import Config, problem
@@ -64,7 +63,7 @@ def save(folder: Path, config: ModelConfig, generators: nn.Module, projectors: n
         if projectors is not None and len(list(projectors.parameters())):
             tensors[PROJECTOR] = projectors.state_dict()
         for name, state in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary / name)
+            write_tensors(temporary / name, state)
         config = config.model_copy(update={"files": {name: sha256(temporary / name) for name in tensors}})
         write_json(temporary / "config.json", config.model_dump(mode="json"))
         write_bytes(temporary / "README.md", _card(config).encode())
@@ -111,6 +110,11 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, at once."""
+    write_bytes(path, safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+
+
 def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, whose SHA-256 must be ``digest`` where one is given."""
     if not path.is_file():
@@ -118,7 +122,7 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     if digest is not None and sha256(path) != digest:
         raise UserError(f"{path} is damaged: its SHA-256 is not the recorded one")
     try:
-        return load_file(path)
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
 
@@ -138,10 +142,12 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
 
 
 def _card(config: ModelConfig) -> str:
-    made = "\n".join(f"- {key}: {value}" for key, value in config.provenance.items())
+    facts = {**config.provenance, "directions": ", ".join(SIDES[config.sides]), "resize": config.resize}
+    made = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
     return f"""---
 library_name: unflip
 pipeline_tag: image-to-image
+tags: [unpaired-image-translation, domain-adaptation]
 ---
 # An unflip translation model
 
@@ -151,5 +157,7 @@ The weights are the moving average (EMA) of the generator over training. Load th
     model = unflip.load("PATH/OF/THIS/FOLDER")
     translation = model(image)
 
+| | |
+|---|---|
 {made}
 """

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _TwoLines(Progress):
+    """The bar, and below it the news, cut where the terminal ends: in one line they would squeeze out the time left."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["news"]:
+                yield Text(task.fields["news"], no_wrap=True, overflow="ellipsis")
 
 
 class Bar:
@@ -15,14 +27,13 @@ class Bar:
         self.console = Console(stderr=True)
         self.doing, self.total, self.quiet = doing, total, quiet
         self.tenth = done * 10 // max(total, 1)
-        self.bar = Progress(
+        self.bar = _TwoLines(
             TextColumn(doing),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}"),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )

@@ -120,7 +120,7 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     given: dict[str, Any] = _without_implied(_read_yaml(file)) if file else {}
     if method and given.get("method", method) != method:
         raise UserError(f"{file} is a config of method {given['method']}, not {method}; leave out one of them")
-    name = method or given.get("method") or "srunit"
+    name = str(method or given.get("method") or "srunit")
     if name not in METHODS:
         raise UserError(unknown("method", name, METHODS))
 
@@ -157,6 +157,14 @@ def to_yaml(config: RunConfig) -> str:
     values = config.model_dump(mode="json")
     first = {key: values[key] for key in ("method", "data", "size", "budget", "batch", "seed", "device", "precision")}
     return yaml.safe_dump({**first, **values}, sort_keys=False)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def from_yaml(path: Path) -> RunConfig:

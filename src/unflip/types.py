@@ -12,13 +12,14 @@ from torch import Tensor
 class Batch(NamedTuple):
     """One unpaired batch. ``source[i]`` and ``target[i]`` have nothing to do with each other.
 
-    ``first`` is the running number of the first source image since training began: together with the run's seed it decides every
-    random choice made for this batch.
+    ``first`` is the running number, since training began, of its first source image, and ``step`` that of the step it belongs to. With
+    the run's seed they decide every random choice made for this batch. Processes that share a step share its number, not their images'.
     """
 
     source: Tensor
     target: Tensor
     first: int
+    step: int
 
 
 @dataclass(frozen=True)

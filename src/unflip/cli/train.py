@@ -30,7 +30,6 @@ def train(
     from unflip.errors import UserError
     from unflip.recipes.train import configure
     from unflip.recipes.train import train as run
-    from unflip.runs import from_yaml
 
     given = {
         "source": source,
@@ -43,12 +42,10 @@ def train(
         "precision": precision,
         "init": init,
     }
-    fresh = method or config or settings or any(value is not None for value in given.values())
-    if resume and not fresh:
-        if not (out / "config.yaml").is_file():
+    if resume and config is None:
+        config = out / "config.yaml"
+        if not config.is_file():
             raise UserError(f"--out {out} holds no run to resume")
-        chosen = from_yaml(out / "config.yaml")
-    else:
-        chosen = configure(method, file=config, settings=settings or (), **given)
+    chosen = configure(method, file=config, settings=settings or (), **given)
     run(chosen, out, resume=resume, say=lambda line: typer.echo(line, err=True))
     typer.echo(f"{out}: model in {out / 'model'}; translate with: unflip translate {out} INPUT --out DIR")

@@ -135,14 +135,14 @@ def loader(pairs: Pairs, *, first: int, batch: int, workers: int, pin_memory: bo
         generator=torch.Generator(),  # else it draws from torch's global stream
         prefetch_factor=prefetch if workers else None,
     )
-    return _unguarded(batches)
+    return _unguarded(batches, batch)
 
 
-def _unguarded(batches: DataLoader[Any]) -> Iterator[Batch]:
+def _unguarded(batches: DataLoader[Any], size: int) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, str):
             raise UserError(batch)
-        yield batch
+        yield batch._replace(step=batch.first // size)
 
 
 class _Guarded(Dataset[tuple[int, Tensor, Tensor] | str]):
@@ -178,7 +178,7 @@ def _collate(items: list[tuple[int, Tensor, Tensor] | str]) -> Batch | str:
         if isinstance(item, str):
             return item
         samples.append(item)
-    return Batch(torch.stack([s for _, s, _ in samples]), torch.stack([t for _, _, t in samples]), first=samples[0][0])
+    return Batch(torch.stack([s for _, s, _ in samples]), torch.stack([t for _, _, t in samples]), first=samples[0][0], step=0)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -8,27 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unflip.engine.trainer import Training
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
-from unflip.modelfolder import load_exactly, read_tensors
+from unflip.modelfolder import load_exactly, read_tensors, write_tensors
 
 STATE, META, LATEST = "state.safetensors", "state.json", "latest"
 
 
 def save(folder: Path, training: Training) -> None:
-    """Write ``folder/<images seen>/``, point ``folder/latest`` at it, and remove all but the newest ``keep``."""
+    """Write ``folder/<images seen>/``, point ``folder/latest`` at it, and keep it and those before it, ``keep`` in all."""
     name = f"{training.seen:09d}"
     with whole_folder(folder / name) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in _tensors(training).items()}, temporary / STATE)
-        write_json(temporary / META, {"format": 1, "seen": training.seen, "sha256": sha256(temporary / STATE)})
+        write_tensors(temporary / STATE, _tensors(training))
+        write_json(temporary / META, {"format": 1, "seen": training.seen, "images": training.images, "sha256": sha256(temporary / STATE)})
     write_bytes(folder / LATEST, name.encode())
-    kept = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
-    for old in kept[: -training.config.keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+    kept = [path for path in found if path.name <= name][-training.config.keep :]
+    for path in found:
+        if path not in kept:  # too old, or ahead of a run that went back
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def restore(folder: Path, training: Training) -> None:
@@ -38,9 +39,11 @@ def restore(folder: Path, training: Training) -> None:
         raise UserError(f"{folder} holds no checkpoint to resume from")
     try:
         meta = json.loads((where / META).read_text())
-        seen, digest = int(meta["seen"]), str(meta["sha256"])
+        seen, drawn_from, digest = int(meta["seen"]), str(meta["images"]), str(meta["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{where / META} cannot be read; the checkpoint is damaged") from None
+    if drawn_from != training.images:
+        raise UserError(f"the images are not those that the run in {folder.parent} began with; restore them, or start another run")
     tensors = read_tensors(where / STATE, digest)
 
     def part(prefix: str) -> dict[str, Tensor]:

@@ -23,11 +23,12 @@ def launch(device: str, precision: str) -> Fabric:
     return fabric
 
 
-def machine() -> dict[str, Any]:
+def machine(fabric: Fabric) -> dict[str, Any]:
     """What a run's record says of where it ran."""
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu",
+        "precision": str(fabric._precision.precision),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }

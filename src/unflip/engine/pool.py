@@ -25,11 +25,11 @@ class ImagePool:
         shown = []
         for i, image in enumerate(images):
             if len(self.images) < self.size:
-                self.images.append(image)
+                self.images.append(image.clone())  # a view would keep its whole batch alive
             else:
                 rng = numpy_rng(self.seed, "pool", self.side, first + i)
                 if rng.random() < 0.5:
                     place = int(rng.integers(self.size))
-                    image, self.images[place] = self.images[place], image
+                    image, self.images[place] = self.images[place], image.clone()
             shown.append(image)
         return torch.stack(shown)

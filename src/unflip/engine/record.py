@@ -59,4 +59,4 @@ def _tensorboard(folder: Path, seen: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtra("tensorboard", "tensorboard") from None
-    return SummaryWriter(folder, purge_step=seen or None)
+    return SummaryWriter(folder, purge_step=seen + 1)

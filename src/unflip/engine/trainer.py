@@ -34,6 +34,8 @@ class Training:
     optimizers: dict[str, torch.optim.Optimizer]
     ema: Ema
     pools: dict[str, ImagePool]
+    images: str = ""
+    """A digest of which images the run draws from."""
     seen: int = 0
     """Source images."""
     wrapped: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +66,12 @@ class Averages:
         for name, value in parts.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def refuse_non_finite(self, seen: int) -> None:
+        """Stop a run before it logs, draws or saves what is no number any more."""
+        for name, value in self.sums.items():
+            if not torch.isfinite(value):
+                raise UserError(f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight")
 
     def read(self) -> dict[str, float]:
         """The means since the last call."""
@@ -114,8 +122,8 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             due |= {"log", "checkpoint", "stop"}
         if not due:
             continue
+        averages.refuse_non_finite(training.seen)
         means = averages.read() if "log" in due else {}
-        _refuse_non_finite(means, training.seen)
         speed = (training.seen - counted) / max(time.monotonic() - clock, 1e-9)
         yield Moment(training.seen, frozenset(due), means, rate, speed)
         clock, counted = time.monotonic(), training.seen
@@ -133,14 +141,15 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
             group["lr"] = rate
 
     source, target = (to_network(images.to(fabric.device, non_blocking=True)) for images in (batch.source, batch.target))
-    batch = Batch(source, target, batch.first)
+    batch = Batch(source, target, batch.first, batch.step)
     images = len(batch.source)
-    weights = active(config.terms, progress, batch.first // config.batch)
+    weights = active(config.terms, progress, batch.step)
     draws = draw(
         config.terms,
         weights,
         training.generator.tap_shapes(config.size),
         seed=config.seed,
+        step=batch.step,
         first=batch.first,
         images=images,
         device=fabric.device,
@@ -166,9 +175,3 @@ def _step(training: Training, player: str, total: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     training.fabric.backward(total)
     optimizer.step()
-
-
-def _refuse_non_finite(means: dict[str, float], seen: int) -> None:
-    for name, value in means.items():
-        if not abs(value) < float("inf"):
-            raise UserError(f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight")

@@ -42,21 +42,22 @@ def translate_folder(translator: Translator, source: Path, out: Path, *, progres
         UserError: no images, or ``out`` is the source, or holds another model's translations.
     """
     paths = find_images(source)
-    if out.resolve() in {source.resolve(), *(path.parent.resolve() for path in paths)}:
-        raise UserError(f"--out {out} is where the source images are; choose another folder")
     names = relative_names(paths, source)
     if len(paths) == 1 and source == paths[0]:
         check(source)  # one image that is bad is a wrong call, not a bad file among many
-    make_folder(out)
     finished = _finished(out, _model_id(translator))
-    todo = [(path, name) for path, name in zip(paths, names, strict=True) if not (str(name) in finished and (out / name).is_file())]
+    _refuse_to_overwrite(out, source, paths, names, finished)
+    make_folder(out)
+    jobs = list(zip(paths, names, strict=True))
+    todo = [(path, name) for path, name in jobs if not (name.as_posix() in finished and (out / name).is_file())]
     outcome = Outcome(skipped=len(paths) - len(todo))
 
     bar = Bar("translating", len(paths), outcome.skipped, quiet=not progress)
     with disk_errors(out), open(out / MANIFEST, "a", encoding="utf-8") as manifest, bar:
+        manifest.write(_line_end(out / MANIFEST))
         for count, (path, name, image) in enumerate(_read_ahead(translator, todo), 1):
             began = time.monotonic()
-            line: dict[str, Any] = {"file": name.as_posix(), "source": str(path), "model": _model_id(translator)}
+            line: dict[str, Any] = {"file": name.as_posix(), "source": str(path.resolve()), "model": _model_id(translator)}
             if isinstance(image, UserError):
                 line |= {"status": "failed", "error": str(image)}
                 outcome.failed.append(str(image))
@@ -89,22 +90,40 @@ def _read_ahead(translator: Translator, todo: list[tuple[Path, Path]]) -> Iterat
             yield path, name, image
 
 
+def _line_end(manifest: Path) -> str:
+    """What ends the last line of a manifest that a killed process left unfinished."""
+    return "" if manifest.read_bytes()[-1:] in (b"", b"\n") else "\n"
+
+
 def _model_id(translator: Translator) -> str:
     """The weights and the direction: what makes a translation another one."""
     return f"{translator.config.files.get('model.safetensors', 'unknown')}:{translator.direction}"
 
 
-def _finished(out: Path, model: str) -> set[str]:
-    """The names that the manifest in ``out`` says are done; refuses a manifest of another model."""
+def _refuse_to_overwrite(out: Path, source: Path, paths: list[Path], names: list[Path], finished: dict[str, str]) -> None:
+    """Nothing is written over an image that is not an earlier translation of the same source."""
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--out {out} lies in the folder of the source images, {source}; choose another folder")
+    for path, name in zip(paths, names, strict=True):
+        if (out / name).resolve() == path.resolve():
+            raise UserError(f"--out {out} is where the source images are; choose another folder")
+        if finished.get(name.as_posix(), str(path.resolve())) != str(path.resolve()):
+            raise UserError(f"--out {out} holds translations of other images, such as {name}; choose another folder")
+        if not finished and not (out / MANIFEST).exists() and (out / name).exists():
+            raise UserError(f"--out {out} holds another {name}, which unflip did not write; choose another folder")
+
+
+def _finished(out: Path, model: str) -> dict[str, str]:
+    """The names that the manifest in ``out`` says are done, and of what source; refuses a manifest of another model."""
     path = out / MANIFEST
-    finished = set()
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    finished = {}
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
             if line["model"] != model:
                 raise UserError(f"--out {out} holds translations by another model or direction; choose another folder")
             if line["status"] == "done":
-                finished.add(line["file"])
+                finished[line["file"]] = line["source"]
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short by a killed process: that file is done again
     return finished

@@ -81,7 +81,7 @@ class Translator:
             raise UserError(f"cannot translate an array of {image.dtype}; give uint8, or floats in [0, 1]")
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
-        color = torch.from_numpy(np.ascontiguousarray(image[..., :3])).permute(2, 0, 1)
+        color = torch.from_numpy(np.array(image[..., :3])).permute(2, 0, 1)  # a copy: the array may be read-only
         translated = self._tensor(color).permute(1, 2, 0).numpy()
         return np.concatenate([translated, image[..., 3:]], axis=2)
 

@@ -1,13 +1,13 @@
 """Every random choice of one training step, as tensors.
 
-Choices of an image are drawn from (seed, image's running number), choices of a step from (seed, images seen before it): N processes
+Choices of an image are drawn from (seed, image's running number), choices of a step from (seed, the step's number): N processes
 draw what one would have drawn, a resumed run what the killed one would have, and a test can inject its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,27 +26,27 @@ class TapShape(NamedTuple):
     width: int
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """``terms[side][term]`` is whatever that term's ``draw`` returned. ``flip``: the source is mirrored before it is translated."""
 
-    flip: bool = False
-    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    flip: bool
+    terms: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The random numbers of one purpose in one step of ``images`` images, of which the first has the running number ``first``."""
+    """The random numbers of one purpose, in step number ``step``, for ``images`` images of which the first has the number ``first``."""
 
     seed: int
     path: tuple[str, ...]
     first: int
     images: int
     device: torch.device
+    step: int
 
     def once(self) -> np.random.Generator:
         """For a choice that the whole step shares."""
-        return numpy_rng(self.seed, *self.path, "step", self.first)
+        return numpy_rng(self.seed, *self.path, "step", self.step)
 
     def each(self, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
         """``draw``'s result for every image, stacked: ``(N, ...)``."""

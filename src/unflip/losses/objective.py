@@ -29,6 +29,7 @@ def draw(
     taps: Mapping[str, tuple[TapShape, ...]],
     *,
     seed: int,
+    step: int,
     first: int,
     images: int,
     device: torch.device,
@@ -37,7 +38,7 @@ def draw(
     """All random choices of one step, for the active terms of every direction in ``taps``."""
 
     def stream(*path: str) -> Stream:
-        return Stream(seed, path, first, images, device)
+        return Stream(seed, path, first, images, device, step)
 
     return Draws(
         flip=flip and bool(stream("flip").once().integers(2)),

@@ -1,14 +1,30 @@
-"""Float32 islands: parts of a step that keep full precision when the rest runs in bfloat16."""
+"""Float32 islands: parts of a step that keep full precision when the rest runs in bfloat16 or TF32."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """A context without autocast on the device of ``x``. Inputs must be cast by the caller: ``x.float()`` leaves float64 tests exact."""
-    return torch.autocast(x.device.type, enabled=False)
+@contextmanager
+def full_precision(x: Tensor) -> Iterator[None]:
+    """No autocast, and no TF32 in convolutions, on the device of ``x``.
+
+    Inputs must be cast by the caller, with :func:`at_least_float32`. Gradients are computed later, with the settings of that time.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if x.device.type != "cuda":
+            yield
+            return
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from unflip.data import streets
 from unflip.data.images import read_rgb
-from unflip.errors import UserError
+from unflip.errors import Interrupted, UserError
 from unflip.files import make_folder
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
@@ -68,7 +66,10 @@ def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_200) -> 
         device="cpu",
         settings=SETTINGS,
     )
-    run = train(config, out / "run", say=say)
+    try:
+        run = train(config, out / "run", say=say)
+    except Interrupted as stopped:
+        raise Interrupted(f"stopped; remove {out} before the next demo", stopped.exit_code) from None
     times["training"] = time.monotonic() - began - sum(times.values())
 
     say("translating scenes that the network has not seen")
@@ -95,16 +96,17 @@ def _report(out: Path, times: dict[str, float]) -> Path:
             "translation": "translated",
             "the same scene as a photo, never shown": "test/as_photo",
         }
-        rows.append(Row(path.stem, [Picture(caption, read_rgb(out / folder / path.name)) for caption, folder in folders.items()]))
+        rows.append(
+            Row(f"scene {int(path.stem)}", [Picture(caption, read_rgb(out / folder / path.name)) for caption, folder in folders.items()])
+        )
     logged = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
     targets = [Picture("a target photo", read_rgb(path)) for path in sorted((out / "train/target").glob("*.png"))[:4]]
-    names = np.array(streets.CLASSES)
     page = Page(
         title="From renders to photos, without pairs",
         lead=(
             "Source: rendered streets with many trees. Target: photos of streets with many buildings; no photo shows a rendered "
             "scene. SRUNIT learned to translate one into the other while keeping what the images show, so the source's labels "
-            f"({', '.join(names)}) still fit the translations below. None of these scenes was seen in training."
+            f"({', '.join(streets.CLASSES)}) still fit the translations below. None of these scenes was seen in training."
         ),
         facts={
             "images seen": f"{logged[-1]['seen']:,}",
@@ -112,7 +114,7 @@ def _report(out: Path, times: dict[str, float]) -> Path:
             "training": f"{times['training']:.0f} s",
             "translation": f"{times['translation']:.1f} s for {HELD_OUT}",
         },
-        rows=[*rows, Row("target", targets)],
+        rows=[*rows, Row("what the target looks like: photos of other streets", targets)],
         steps=[
             ("data", f"{SCENES} + {SCENES} scenes of {WIDTH} x {HEIGHT}"),
             ("train", f"unflip train --config {out}/run/config.yaml --out AGAIN"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ from unflip.engine.samples import draw_samples
 from unflip.engine.trainer import Training, assemble
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, UserError
-from unflip.files import make_folder, write_bytes
+from unflip.files import make_folder, undone_on_failure, write_bytes
 from unflip.methods import METHODS
 from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
-from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
+from unflip.runs import RunConfig, collect, from_yaml, leaves, to_yaml, validate
 from unflip.types import Batch
 
 SAMPLES = 6
@@ -45,6 +47,7 @@ def configure(method: str | None = None, *, file: Path | None = None, settings: 
     for side in ("source", "target"):
         if not isinstance(values.get("data"), dict) or not values["data"].get(side):
             raise UserError(f"no {side} images are named; give --{side} DIR")
+        values["data"][side] = str(Path(values["data"][side]).absolute())  # config.yaml works from anywhere
     if values.get("budget") is None:
         data = validate({**values, "budget": 1}).data  # first, so that what else is wrong is said before folders are searched
         larger = max(len(find_images(data.source)), len(find_images(data.target)))
@@ -64,30 +67,26 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     """
     out = Path(out)
     fabric = launch(config.device, config.precision)
-    _check_out(out, config, resume)
+    _check_out(out.absolute(), config, resume)
     workers = _workers(config, fabric)
-    store = {
-        side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in _survey(config, progress).items()
-    }
+    entries = _survey(config, progress)
+    store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
     pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip)
     training = assemble(config, CHANNELS, fabric)
-    if config.init is not None and not resume:
-        _start_from(training, config.init)
-    if resume:
+    training.images = _digest(entries)
+    if resume and checkpoint.latest(out / "checkpoints"):
         checkpoint.restore(out / "checkpoints", training)
+    elif config.init is not None:
+        _start_from(training, config.init, say)
     if training.seen >= config.budget:
+        _save_model(training, out, store)
         say(f"{out} is complete: {training.seen:,} of {config.budget:,} images")
         return out
 
-    fresh = not out.exists()
-    make_folder(out / "samples")
-    try:
+    with nullcontext() if resume else undone_on_failure(out):
+        make_folder(out / "samples")
         write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
-    except BaseException:
-        if fresh:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
     counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
     say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size} px, on {fabric.device}")
 
@@ -105,16 +104,16 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             if "sample" in moment.due:
                 draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
             if "checkpoint" in moment.due:
-                save(training, out, store)
+                _save_model(training, out, store)  # before the checkpoint, which says how far the run has come
+                checkpoint.save(out / "checkpoints", training)
     if stop.signal is not None and training.seen < config.budget:
         raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", EXIT_CODES[stop.signal])
     return out
 
 
-def save(training: Training, out: Path, store: dict[str, Images]) -> None:
-    """Write the checkpoint and the model folder of a run."""
+def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None:
+    """Write the model folder of a run."""
     config = training.config
-    checkpoint.save(out / "checkpoints", training)
     model = modelfolder.ModelConfig(
         generator=config.generator,
         channels=CHANNELS,
@@ -122,6 +121,7 @@ def save(training: Training, out: Path, store: dict[str, Images]) -> None:
         resize=config.data.resize,
         provenance={
             "method": config.method,
+            "paper": METHODS[config.method].paper,
             "images_seen": training.seen,
             "budget": config.budget,
             "size": config.size,
@@ -129,7 +129,7 @@ def save(training: Training, out: Path, store: dict[str, Images]) -> None:
             "source_images": len(store["source"]),
             "target_images": len(store["target"]),
             "unflip": unflip.__version__,
-            **machine(),
+            **machine(training.fabric),
         },
     )
     projectors = training.generator.projectors if len(training.generator.projectors) else None
@@ -137,13 +137,20 @@ def save(training: Training, out: Path, store: dict[str, Images]) -> None:
 
 
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
-    if resume:
-        if not (out / "config.yaml").is_file():
-            raise UserError(f"--out {out} holds no run to resume")
-        if from_yaml(out / "config.yaml") != config:
-            raise UserError(f"--out {out} was started with another configuration; resume it with the same one, or choose another folder")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
+    for folder in (config.data.source, config.data.target):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
+        return
+    if not (out / "config.yaml").is_file():
+        raise UserError(f"--out {out} holds no run to resume")
+    there, here = (leaves(each.model_dump(mode="json")) for each in (from_yaml(out / "config.yaml"), config))
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            changed = f"{key} is {there.get(key)} there and {here.get(key)} here"
+            raise UserError(f"--out {out} was started with another configuration ({changed}); resume it with the same one")
 
 
 def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
@@ -151,19 +158,28 @@ def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
     source, target = config.data.source, config.data.target
     if same_folder(source, target):
         raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
+    found = {"source": find_images(source), "target": find_images(target)}
+    common = {path.resolve() for path in found["source"]} & {path.resolve() for path in found["target"]}
+    if common:
+        raise UserError(f"{len(common)} images are in both domains, such as {min(common)}; name folders that do not overlap")
     entries = {}
-    for side, folder in (("source", source), ("target", target)):
-        paths = find_images(folder)
+    for side, paths in found.items():
         with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-            entries[side] = survey(paths, lambda done, total: bar.show(done))
+            entries[side] = survey(paths, lambda done, total, bar=bar: bar.show(done))  # type: ignore[misc]
     return entries
+
+
+def _digest(entries: dict[str, list[Entry]]) -> str:
+    """Tells apart sets of images, by names and sizes: the order in which a run sees them depends on all of them."""
+    text = repr([(side, entry.path.name, entry.width, entry.height) for side, found in entries.items() for entry in found])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _workers(config: RunConfig, fabric: Any) -> int:
     """Loader processes. On a CPU the networks need every core, and cutting crops out of decoded images costs next to nothing."""
     if config.data.workers != "auto":
         return config.data.workers
-    cores = machine()["cores"] or 1
+    cores = os.cpu_count() or 1
     return min(8, cores - 1) if fabric.device.type == "cuda" else 0
 
 
@@ -171,10 +187,10 @@ def _fixed(pairs: Pairs) -> Batch:
     """The images that every sample grid shows."""
     items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
     source, target = (to_network(torch.stack(images)) for images in zip(*items, strict=True))
-    return Batch(source, target, 0)
+    return Batch(source, target, 0, 0)
 
 
-def _start_from(training: Training, path: Path) -> None:
+def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> None:
     """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
     folder = modelfolder.find(path)
     config = modelfolder.read_config(folder)
@@ -182,6 +198,8 @@ def _start_from(training: Training, path: Path) -> None:
     for network in (training.generator.generators, training.ema.network):
         modelfolder.load_exactly(network, tensors, folder / modelfolder.WEIGHTS)
     projector = folder / modelfolder.PROJECTOR
-    if projector.is_file() and len(training.generator.projectors):
+    if len(training.generator.projectors) and not projector.is_file():
+        say(f"{folder} has no projector: the run starts with a new one")
+    elif len(training.generator.projectors):
         tensors = modelfolder.read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
         modelfolder.load_exactly(training.generator.projectors, tensors, projector)

@@ -47,7 +47,6 @@ class Page:
     lead: str
     facts: dict[str, str] = field(default_factory=dict)
     rows: Sequence[Row] = ()
-    curves: Sequence[Picture] = ()
     steps: Sequence[tuple[str, str]] = ()
     """How it was made: what was done, and the command that does it or how long it took."""
 
