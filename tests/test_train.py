@@ -521,9 +521,6 @@ def test_a_run_that_died_before_its_first_checkpoint_can_be_resumed(config: Call
     assert bits(out) == bits(whole)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="checkpoint.save prunes by number: an orphan that is newer than `latest` pushes out what `latest` names"
-)
 def test_the_latest_checkpoint_is_never_pruned(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     chosen = config("cut", "checkpoint_every=4", "sample_every=1000", "keep=1")
     out = tmp_path / "run"
@@ -536,7 +533,6 @@ def test_the_latest_checkpoint_is_never_pruned(config: Callable[..., RunConfig],
     quietly(chosen, out, resume=True)
 
 
-@pytest.mark.xfail(strict=True, reason="found only when it is resumed, by its own samples: refuse an --out inside a domain at the start")
 def test_a_run_inside_its_source_folder_is_refused_or_harmless(domains: dict[str, Path], tmp_path: Path) -> None:
     source = shutil.copytree(domains["source"], tmp_path / "source")
     settings = [*small("cut"), "sample_every=1", "checkpoint_every=1000"]
@@ -852,7 +848,6 @@ def test_tensorboard_reads_what_the_log_says(finished: Path) -> None:
         assert values == [(line["seen"], pytest.approx(line[name], rel=1e-6)) for line in lines if name in line]
 
 
-@pytest.mark.xfail(strict=True, reason="SummaryWriter purges the step purge_step itself too: it must be seen + 1")
 def test_tensorboard_has_every_step_once_after_a_resume(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     chosen = config("cut", "checkpoint_every=2", "sample_every=1000", "tensorboard=true", budget=6)
     with at(5, crash), pytest.raises(Crash):
@@ -876,7 +871,6 @@ def test_a_missing_tensorboard_says_what_to_install(no_tensorboard: None, config
     quietly(config("cut", *SELDOM, budget=1), tmp_path / "run")
 
 
-@pytest.mark.xfail(strict=True, reason="train() removes what it wrote only where it made the folder, not where --out was there and empty")
 def test_a_failed_start_leaves_an_empty_folder_empty(no_tensorboard: None, config: Callable[..., RunConfig], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(MissingExtra):

@@ -63,6 +63,7 @@ class Averages:
         self.counts: dict[str, int] = {}
 
     def add(self, parts: dict[str, Tensor]) -> None:
+        """Count one step's parts, scalars by name."""
         for name, value in parts.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1

@@ -1,0 +1,1 @@
+"""Translating: images in, images out."""

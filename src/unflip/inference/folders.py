@@ -45,8 +45,9 @@ def translate_folder(translator: Translator, source: Path, out: Path, *, progres
     names = relative_names(paths, source)
     if len(paths) == 1 and source == paths[0]:
         check(source)  # one image that is bad is a wrong call, not a bad file among many
-    finished = _finished(out, _model_id(translator))
-    _refuse_to_overwrite(out, source, paths, names, finished)
+    with disk_errors(out):
+        finished = _finished(out, _model_id(translator))
+        _refuse_to_overwrite(out, source, paths, names, finished)
     make_folder(out)
     jobs = list(zip(paths, names, strict=True))
     todo = [(path, name) for path, name in jobs if not (name.as_posix() in finished and (out / name).is_file())]

@@ -23,7 +23,7 @@ from unflip.engine.samples import draw_samples
 from unflip.engine.trainer import Training, assemble
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, UserError
-from unflip.files import make_folder, undone_on_failure, write_bytes
+from unflip.files import disk_errors, make_folder, undone_on_failure, write_bytes
 from unflip.methods import METHODS
 from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
@@ -67,7 +67,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     """
     out = Path(out)
     fabric = launch(config.device, config.precision)
-    _check_out(out.absolute(), config, resume)
+    with disk_errors(out):
+        _check_out(out, config, resume)
     workers = _workers(config, fabric)
     entries = _survey(config, progress)
     store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}

@@ -1,0 +1,1 @@
+"""HTML from what runs leave behind. Imports no torch."""

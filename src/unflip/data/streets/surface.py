@@ -21,12 +21,18 @@ SKY, BUILDING, TREE, ROAD, SIDEWALK, CAR, SIGN, PERSON = range(8)
 NEAR = 0.8  # meters: nothing closer is drawn
 THIN = 0.4  # pixels: a thinner face is left out, so that small things vanish at small sizes instead of growing
 
-Plane = IntEnum("Plane", "GROUND FRONT SIDE", start=0)
-Material = IntEnum(
-    "Material",
-    "SKY FACADE ROOF FOLIAGE HEDGE BARK ASPHALT MARK PAVING CURB PAINT GLASS RUBBER TAIL LAMP PLATE METAL SIGN TROUSERS SHIRT SKIN",
-    start=0,
-)
+
+class Plane(IntEnum):
+    """Which way a face lies: flat, toward the driver, or along the street."""
+
+    GROUND, FRONT, SIDE = range(3)
+
+
+class Material(IntEnum):
+    """What a face is made of, which decides how it is painted."""
+
+    SKY, FACADE, ROOF, FOLIAGE, HEDGE, BARK, ASPHALT, MARK, PAVING, CURB, PAINT = range(11)
+    GLASS, RUBBER, TAIL, LAMP, PLATE, METAL, SIGN, TROUSERS, SHIRT, SKIN = range(11, 21)
 
 
 class Face(NamedTuple):
