@@ -26,6 +26,7 @@ from unflip import modelfolder
 from unflip.cli.main import app
 from unflip.engine.record import Record
 from unflip.engine.trainer import Moment
+from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.losses import TERMS
 from unflip.methods import METHODS
@@ -168,6 +169,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "texts").mkdir()
     (root / "texts/notes.txt").write_text("no image")
     (root / "empty.txt").write_text("# nothing\n")
+    (root / "both.txt").write_text("source/0.png\ntarget/0.png\ntarget/1.png\n")
     (root / "link").symlink_to("source", target_is_directory=True)
     (root / "another_run").mkdir()
     (root / "another_run/config.yaml").write_text("method: cut\n")
@@ -214,6 +216,7 @@ TRAIN = {
     "all images smaller than the crop": ("--size 64", "smaller than the 64x64 crop", "36x36"),
     "source is target": ("--target source", "same folder"),
     "source is target by a link": ("--target link", "same folder"),
+    "source and target overlap": ("--source both.txt", "2 images are in both domains", "target/0.png"),
     "source is target by another path": ("--target target/../source", "same folder"),
     "unknown method": ("--method srunitt", "unknown method 'srunitt'", "did you mean srunit?"),
     "unknown key": ("--set generator.widht=3", "unknown key 'widht'", "did you mean width?"),
@@ -244,7 +247,7 @@ TRAIN = {
     "out holds another run": ("--out another_run", "another_run", "not empty"),
     "out is a file": ("--out file", "file"),
     "out is under a file": ("--out file/run", "file/run", "a part of that path is a file"),
-    "out is a source": ("--out source", "source", "choose another folder"),
+    "out is a source": ("--out source", "source", "choose another"),
     "bad YAML": ("--config bad.yaml", "bad.yaml", "not valid YAML", "line 2"),
     "YAML that is no table": ("--config list.yaml", "list.yaml", "does not hold a configuration"),
     "config that is no text": ("--config binary.yaml", "binary.yaml"),
@@ -337,7 +340,12 @@ def test_a_config_whose_method_is_a_list(cli: Callable[..., Any], world: Path, m
     assert_refused(cli(*shlex.split(call)), "method")
 
 
-@pytest.mark.xfail(strict=True, reason="disk_errors does not know ENAMETOOLONG")
+@pytest.mark.parametrize("value", ["3", "true", "[a]"])
+def test_a_folder_that_is_no_text(cli: Callable[..., Any], world: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.chdir(world)
+    assert_refused(cli(*shlex.split(CALL), "--set", f"data.source={value}"), "source")
+
+
 @pytest.mark.parametrize("call", [CALL.replace("--out out", "--out " + 300 * "a"), f"translate model source --out {300 * 'a'}"])
 def test_a_name_that_is_too_long(cli: Callable[..., Any], world: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.chdir(world)
@@ -353,6 +361,22 @@ def test_a_run_that_cannot_start_leaves_no_parents(cli: Callable[..., Any], worl
         assert tree(world) == before
     finally:
         shutil.rmtree(world / "deep", ignore_errors=True)
+
+
+def test_a_message_is_one_line_whatever_it_says(cli: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **more: Any) -> None:
+        raise UserError("two\nlines,\n  of them")
+
+    monkeypatch.setattr("unflip.recipes.demo.demo", refuse)
+    assert cli("demo", "--out", "demo") == (2, "", "error: two lines, of them\n")
+
+
+def test_an_interrupt_is_said(cli: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unflip.recipes.demo.demo", interrupted)
+    assert cli("demo", "--out", "demo") == (130, "", "interrupted\n")
 
 
 # --- the calls that work

@@ -134,6 +134,20 @@ def crash() -> None:
     raise Crash
 
 
+@contextlib.contextmanager
+def noting() -> Iterator[list[int]]:
+    """Where the runs in the block were when something was due: to see that a resumed one did not quietly start over."""
+    add, seen = Record.add, []
+
+    def noted(record: Record, moment: Moment) -> None:
+        seen.append(moment.seen)
+        add(record, moment)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "add", noted)
+        yield seen
+
+
 def random_batches(budget: int, n: int, seed: int = 0) -> list[Batch]:
     """Batches of ``n`` noise images; the last may be short."""
     rng = torch.Generator().manual_seed(seed)
@@ -220,6 +234,15 @@ def test_sample_grids_of_two_sided_methods_show_both_directions(config: Callable
     out = quietly(config("cyclegan", *SELDOM, budget=budget), tmp_path / "run")
     with Image.open(out / f"samples/{budget:09d}.png") as grid:
         assert grid.size == (min(6, budget) * 34, 4 * 34)
+
+
+def test_intervals_need_not_be_multiples_of_the_batch(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Something is due at the first step that reaches the next multiple of its interval, and at the end."""
+    settings = ("log_every=4", "sample_every=5", "checkpoint_every=7", "keep=9")
+    out = quietly(config("fastcut", *settings, batch=3, budget=16), tmp_path / "run")
+    assert [line["seen"] for line in log(out)] == [6, 9, 12, 16]
+    assert sorted(int(path.stem) for path in (out / "samples").iterdir()) == [6, 12, 15, 16]
+    assert sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.is_dir()) == [9, 15, 16]
 
 
 @pytest.mark.parametrize("keep", [1, 3])
@@ -317,7 +340,9 @@ def test_stopped_and_resumed_equals_never_stopped(config: Callable[..., RunConfi
     stops = 6 if batch == 3 else 4  # the step after the one that was asked
     assert (stopped / "checkpoints/latest").read_text() == f"{stops:09d}"
     assert modelfolder.load(stopped).config.provenance["images_seen"] == stops
-    quietly(chosen, stopped, resume=True)
+    with noting() as played:
+        quietly(chosen, stopped, resume=True)
+    assert played == [line for line in seen if line > stops]
 
     assert bits(stopped) == bits(whole)
     assert equal(state(stopped, 8), state(whole, 8))
@@ -367,7 +392,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(config: Callable[..., Run
     assert [line["seen"] for line in log(killed)] == [1, 2, 3, 4, 5]
     with open(killed / "log.jsonl", "a") as file:
         file.write('{"seen": 3, "adversar')
-    quietly(chosen, killed, resume=True)
+    with noting() as played:
+        quietly(chosen, killed, resume=True)
+    assert played == [4, 5, 6, 7, 8]
     assert bits(killed) == bits(whole)
     assert [line["seen"] for line in log(killed)] == list(range(1, 9))
 
@@ -471,6 +498,76 @@ def test_another_configuration_is_not_resumed(config: Callable[..., RunConfig], 
     with pytest.raises(UserError, match="holds no run to resume"):
         quietly(config("cut", *SELDOM), tmp_path / "other", resume=True)
     assert tree(out) == before and not (tmp_path / "other").exists()
+
+
+def test_what_differs_is_named(cli: Callable[..., Any], config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with at(2, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
+        quietly(config("cut", *SELDOM), out)
+    result = cli("train", "--out", out, "--resume", "--batch", 2)
+    assert result.code == 2 and "batch is 1 there and 2 here" in result.stderr and result.stderr.count("\n") == 1
+    result = cli("train", "--out", out, "--resume", "--method", "fastcut")
+    assert result.code == 2 and "method cut, not fastcut" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_other_images_are_not_resumed(domains: dict[str, Path], tmp_path: Path) -> None:
+    """The order in which images are seen follows from all of them."""
+    folders = {side: shutil.copytree(folder, tmp_path / side) for side, folder in domains.items()}
+    chosen = configure("cut", **folders, size=SIZE, budget=8, device="cpu", settings=[*small("cut"), *SELDOM])
+    whole = bits(quietly(chosen, tmp_path / "whole"))
+    out = tmp_path / "run"
+    with at(3, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted):
+        quietly(chosen, out)
+    last = folders["target"] / "3.png"
+    content = last.read_bytes()
+    for change in ("one less", "one more", "another size"):
+        if change == "one less":
+            last.unlink()
+        elif change == "one more":
+            (folders["target"] / "4.png").write_bytes(content)
+        else:
+            shutil.copy(folders["target"] / "2.png", last)
+        with pytest.raises(UserError, match=r"the images are not those that the run in .* began with"):
+            quietly(chosen, out, resume=True)
+        (folders["target"] / "4.png").unlink(missing_ok=True)
+        last.write_bytes(content)
+    quietly(chosen, out, resume=True)
+    assert bits(out) == whole
+
+
+def test_a_config_works_from_anywhere(domains: dict[str, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(domains["source"].parent)
+    settings = [*small("srunit"), *SELDOM]
+    chosen = configure("srunit", source="source", target=Path("target"), size=SIZE, budget=2, device="cpu", settings=settings)
+    quietly(chosen, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert bits(quietly(configure(file=tmp_path / "run/config.yaml"), Path("again"))) == bits(tmp_path / "run")
+
+
+def test_a_config_with_init_works_from_anywhere(
+    domains: dict[str, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parent)
+    settings = [*small("srunit"), *SELDOM]
+    chosen = configure("srunit", **domains, size=SIZE, budget=1, device="cpu", settings=settings, init="run")
+    quietly(chosen, tmp_path / "started")
+    monkeypatch.chdir(tmp_path)
+    assert bits(quietly(configure(file=tmp_path / "started/config.yaml"), tmp_path / "again")) == bits(tmp_path / "started")
+
+
+def test_what_a_killed_process_leaves_is_cleared_away(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Killed between the two renames that put a new model in the place of the old one, and while a checkpoint was written."""
+    chosen = config("cut", "checkpoint_every=2", "sample_every=1000")
+    whole = quietly(chosen, tmp_path / "whole")
+    out = tmp_path / "run"
+    with at(5, crash), pytest.raises(Crash):
+        quietly(chosen, out)
+    (out / "model").rename(out / ".model.old")
+    shutil.copytree(out / ".model.old", out / ".model.tmp")
+    (out / "checkpoints/.000000006.tmp").mkdir()
+    quietly(chosen, out, resume=True)
+    assert bits(out) == bits(whole) and tree(out).keys() == tree(whole).keys()
 
 
 def test_a_damaged_checkpoint_is_not_resumed(config: Callable[..., RunConfig], tmp_path: Path) -> None:
@@ -580,10 +677,26 @@ def crops(config: RunConfig) -> Iterator[Batch]:
     return loader(Pairs(*stores, config.size, config.seed, config.budget, config.data.flip), first=0, batch=config.batch, workers=0)
 
 
-def test_the_average_starts_from_the_other_runs_weights_too(config: Callable[..., RunConfig], finished: Path, tmp_path: Path) -> None:
-    out = quietly(config("srunit", *SELDOM, "optimizer.lr=1e-12", "checkpoint_every=1", budget=2, init=finished), tmp_path / "run")
-    start, end = (load_file(folder / "model/model.safetensors") for folder in (finished, out))
-    assert all((start[name] - end[name]).abs().max() < 1e-6 for name in start)
+def test_init_without_a_projector_says_so(config: Callable[..., RunConfig], finished: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(finished / "model", tmp_path / "model")
+    (model / "projector.safetensors").unlink()
+    said: list[str] = []
+    train(config("srunit", *SELDOM, budget=1, init=model), tmp_path / "run", progress=False, say=said.append)
+    assert len(said) == 2 and "has no projector: the run starts with a new one" in said[0]
+
+
+def test_the_average_starts_from_the_other_runs_weights_too(
+    config: Callable[..., RunConfig], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_file(finished / "model/model.safetensors")
+
+    def look(training: Training, *arguments: Any) -> Iterator[Moment]:
+        assert equal(training.ema.network.state_dict(), weights) and equal(training.generator.generators.state_dict(), weights)
+        raise Crash
+
+    monkeypatch.setattr("unflip.recipes.train.training_loop", look)
+    with pytest.raises(Crash):
+        quietly(config("srunit", *SELDOM, init=finished), tmp_path / "run")
 
 
 def test_a_resumed_run_does_not_start_over_from_init(config: Callable[..., RunConfig], finished: Path, tmp_path: Path) -> None:

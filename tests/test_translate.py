@@ -142,6 +142,27 @@ def test_every_kind_gives_the_generators_output(translator: Translator, kind: st
         assert not agree(unit(translator(KINDS[kind]((image // 1.05).astype(np.uint8)))), expected)
 
 
+def test_the_network_sees_values_from_minus_one_to_one(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output cannot tell: the first instance norm removes any brightness and contrast."""
+    seen: list[Tensor] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    monkeypatch.setattr(translator, "generator", network)
+    image, gray = picture(), picture(25, 18, 1)[..., 0]
+    expected = torch.from_numpy(image / 127.5 - 1).permute(2, 0, 1)[None].float()
+    for kind in KINDS.values():
+        result = unit(translator(kind(image)))
+        assert (seen.pop() - expected).abs().max() < 1e-6
+        assert np.abs(result - image / 255).max() < 1e-6, "and back again"
+    expected = torch.from_numpy(gray / 127.5 - 1).expand(1, 3, -1, -1).float()
+    for same in (gray, gray / 255, (gray / 255).astype(np.float32), Image.fromarray(gray)):
+        translator(same)
+        assert (seen.pop() - expected).abs().max() < 1e-6
+
+
 @each_kind
 def test_what_comes_out_is_what_came_in(translator: Translator, kind: str) -> None:
     image = KINDS[kind](picture(25, 18))
@@ -517,6 +538,24 @@ def test_translations_of_another_model_are_not_mixed(models: Callable[..., Path]
     with pytest.raises(UserError, match="another model or direction; choose another folder"):
         quietly(unflip.load(models(seed=8), device="cpu"), source, out)
     assert tree(out) == before
+
+
+def test_translations_of_other_images_are_not_mixed(translator: Translator, done: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = done
+    save(tmp_path / "others/2.png", picture(seed=9))
+    before = tree(out)
+    with pytest.raises(UserError, match=r"holds translations of other images, such as 2\.png; choose another folder"):
+        quietly(translator, tmp_path / "others", out)
+    assert tree(out) == before
+
+
+def test_files_that_unflip_did_not_write_are_not_written_over(translator: Translator, done: tuple[Path, Path], tmp_path: Path) -> None:
+    source, _ = done
+    save(tmp_path / "photos/2.png", picture(seed=9))
+    before = tree(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"holds another 2\.png, which unflip did not write; choose another folder"):
+        quietly(translator, source, tmp_path / "photos")
+    assert tree(tmp_path / "photos") == before
 
 
 # --- the sources are safe

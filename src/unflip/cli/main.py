@@ -38,6 +38,8 @@ def run(argv: list[str] | None = None) -> int:
     """
     try:
         code = app(argv, standalone_mode=False)
+        if code == 130:  # Typer's word for Ctrl-C
+            print("interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
     except UserError as error:
         return _fail(str(error))

@@ -33,7 +33,7 @@ SETTINGS = (
     "nce.patches=64",
     "robustness.patches=64",
     "robustness.every=4",
-    # two thousand steps are all there is: a high rate, and photos shown as their own translations, which teaches the decoder fast
+    # these steps are all there is: a high rate, and photos shown as their own translations, which teaches the decoder fast
     "optimizer.lr=0.002",
     "nce.weight=1",
     "identity_nce.weight=0",
@@ -41,7 +41,7 @@ SETTINGS = (
 )
 
 
-def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_200) -> Path:
+def demo(out: Path, say: Callable[[str], None] = print, budget: int = 1_800) -> Path:
     """Run it all in ``out`` and return the path of the report.
 
     Raises:

@@ -47,12 +47,17 @@ def configure(method: str | None = None, *, file: Path | None = None, settings: 
     for side in ("source", "target"):
         if not isinstance(values.get("data"), dict) or not values["data"].get(side):
             raise UserError(f"no {side} images are named; give --{side} DIR")
-        values["data"][side] = str(Path(values["data"][side]).absolute())  # config.yaml works from anywhere
     if values.get("budget") is None:
         data = validate({**values, "budget": 1}).data  # first, so that what else is wrong is said before folders are searched
         larger = max(len(find_images(data.source)), len(find_images(data.target)))
         values["budget"] = METHODS[values["method"]].epochs * larger
-    return validate(values)
+    return _anywhere(validate(values))
+
+
+def _anywhere(config: RunConfig) -> RunConfig:
+    """With absolute paths, so that a run's config.yaml works from any folder."""
+    data = config.data.model_copy(update={side: getattr(config.data, side).absolute() for side in ("source", "target")})
+    return config.model_copy(update={"data": data, "init": config.init and config.init.absolute()})
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
@@ -80,7 +85,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     elif config.init is not None:
         _start_from(training, config.init, say)
     if training.seen >= config.budget:
-        _save_model(training, out, store)
+        if _model_seen(out) != training.seen:  # killed just before
+            _save_model(training, out, store)
         say(f"{out} is complete: {training.seen:,} of {config.budget:,} images")
         return out
 
@@ -135,6 +141,12 @@ def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None
     )
     projectors = training.generator.projectors if len(training.generator.projectors) else None
     modelfolder.save(out / "model", model, training.ema.network, projectors)
+
+
+def _model_seen(out: Path) -> int | None:
+    """How many images the model in a run folder has seen, if there is one."""
+    there = (out / "model" / "config.json").is_file()
+    return modelfolder.read_config(out / "model").provenance.get("images_seen") if there else None
 
 
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
