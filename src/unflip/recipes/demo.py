@@ -34,14 +34,14 @@ SETTINGS = (
     "robustness.patches=64",
     "robustness.every=4",
     # these steps are all there is: a high rate, and photos shown as their own translations, which teaches the decoder fast
-    "optimizer.lr=0.002",
+    "optimizer.lr=0.001",
     "nce.weight=1",
     "identity_nce.weight=0",
     "identity.weight=10",
 )
 
 
-def demo(out: Path, say: Callable[[str], None] = print, budget: int = 1_800) -> Path:
+def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_300) -> Path:
     """Run it all in ``out`` and return the path of the report.
 
     Raises:
