@@ -41,7 +41,7 @@ SETTINGS = (
 )
 
 
-def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_300) -> Path:
+def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_100) -> Path:
     """Run it all in ``out`` and return the path of the report.
 
     Raises:
