@@ -38,4 +38,10 @@ class Step:
     """G(target): a translation that ought to change nothing."""
     cycled: Tensor | None = None
     """The inverse generator's translation back, F(G(source))."""
+    turned: Tensor | None = None
+    """f^-1(G(f(source))): the translation of the turned source, turned back (in the turned view: f(G(source)))."""
+    detail: Tensor | None = None
+    """What the detail view alone makes of the source, before it is fused with the context."""
+    labels: Tensor | None = None
+    """Class ids of the source, ``(N, H, W)`` int64; -1: ignored."""
     features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)

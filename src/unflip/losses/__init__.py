@@ -6,7 +6,7 @@ from unflip.losses.adversarial import Adversarial
 from unflip.losses.nce import IdentityNCE, PatchNCE
 from unflip.losses.reconstruction import Cycle, Identity
 from unflip.losses.robustness import Robustness
-from unflip.losses.term import Nets, Term
+from unflip.losses.term import Nets, Setting, Site, Term
 
 TERMS: dict[str, type[Term]] = {
     "adversarial": Adversarial,
@@ -17,4 +17,4 @@ TERMS: dict[str, type[Term]] = {
     "robustness": Robustness,
 }
 
-__all__ = ["TERMS", "Nets", "Term"]
+__all__ = ["TERMS", "Nets", "Setting", "Site", "Term"]

@@ -43,6 +43,8 @@ class Stream:
     images: int
     device: torch.device
     step: int
+    progress: float
+    """The share of the budget seen before this step, for what changes over training."""
 
     def once(self) -> np.random.Generator:
         """For a choice that the whole step shares."""

@@ -33,12 +33,13 @@ def draw(
     first: int,
     images: int,
     device: torch.device,
+    progress: float,
     flip: bool,
 ) -> Draws:
     """All random choices of one step, for the active terms of every direction in ``taps``."""
 
     def stream(*path: str) -> Stream:
-        return Stream(seed, path, first, images, device, step)
+        return Stream(seed, path, first, images, device, step, progress)
 
     return Draws(
         flip=flip and bool(stream("flip").once().integers(2)),

@@ -5,25 +5,49 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from pydantic import Field, NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from unflip.config import Config
 from unflip.losses.draws import Stream, TapShape
-from unflip.networks import Generator, Projector
+from unflip.networks import Generator, Projector, Tap
 from unflip.types import Step
 
 
 @dataclass(frozen=True)
 class Nets:
-    """The networks of one direction that a term may call. It owns none of them."""
+    """The networks of one view that a term may call. The player owns them."""
 
     generator: Generator
     projector: Projector | None
     discriminator: Callable[[Tensor], Tensor]
-    """The target's discriminator with its weights held fixed."""
+    """The view's discriminator with its weights held fixed."""
+    own: nn.Module | None = None
+    """What the term's ``build`` returned: networks that nothing but this term uses."""
+
+
+class Site(NamedTuple):
+    """What a term's own networks are built for."""
+
+    taps: tuple[Tap, ...]
+    """Of the generator."""
+    channels: tuple[int, int]
+    """Of source and target images."""
+    rng: torch.Generator
+    """For their first weights."""
+
+
+class Setting(NamedTuple):
+    """What a run offers a term, for :meth:`Term.problem`."""
+
+    width: int
+    """Of the images in a step, in pixels; ``height`` likewise."""
+    height: int
+    batch: int
+    taps: tuple[str, ...]
 
 
 class Term(Config, ABC):
@@ -36,13 +60,28 @@ class Term(Config, ABC):
     """Evaluate the term only on every k-th step, with k times the weight."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the term reads of the step: "fake", "identity", "cycled", "features.source", "features.fake", ..."""
+    """What the term reads of the step: "fake", "identity", "cycled", "turned", "detail", "labels", "features.source", ..."""
     projects: ClassVar[bool] = False
     """The term calls the projector."""
 
     def weight_at(self, progress: float, step: int) -> float:
         """The weight in step number ``step``, at ``progress`` in [0, 1]; 0: not evaluated."""
         return self.weight * self.every if progress >= self.start and step % self.every == 0 else 0.0
+
+    def problem(self, setting: Setting) -> str | None:
+        """Why the term cannot work in this setting, in one line that says what to do; None where it can."""
+        return None
+
+    def remark(self) -> str | None:
+        """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""
+        return None
+
+    def build(self, site: Site) -> nn.Module | None:
+        """Networks of the term's own, for one direction; its player trains their parameters. None where it has none.
+
+        A fixed network (pretrained features, say) must not be a submodule of it: what is one is trained and saved with every checkpoint.
+        """
+        return None
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Any:
         """The term's random choices for one step. None where it makes none."""
