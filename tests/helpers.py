@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from unflip.config import Config
 from unflip.losses.draws import Draws
-from unflip.losses.objective import active, draw
+from unflip.losses.objective import active
 from unflip.methods import Recipe
-from unflip.methods.passes import FORWARD
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks import Generator, ResnetConfig
-from unflip.types import Batch
+from unflip.types import Batch, Size
 
 Network = TypeVar("Network", bound=nn.Module)
 SMALL = {"width": 4, "blocks": 2, "layers": 2}
@@ -148,29 +147,20 @@ class Players(NamedTuple):
     def weights(self, progress: float = 0.5, step: int = 0) -> dict[str, float]:
         return active(self.recipe.terms, progress, step)
 
-    def draws(self, weights: dict[str, float], first: int = 0, n: int = 2, seed: int = 0, size: int = SIZE) -> Draws:
+    def draws(self, weights: dict[str, float], first: int = 0, n: int = 2, seed: int = 0, size: int = SIZE, progress: float = 0.5) -> Draws:
         """The draws of one step, as the trainer makes them."""
-        return draw(
-            self.recipe.terms,
-            weights,
-            self.generator.tap_shapes(size),
-            seed=seed,
-            step=first // n,
-            first=first,
-            images=n,
-            device=torch.device("cpu"),
-            flip=self.recipe.flip_equivariance,
-        )
+        nothing = torch.zeros(n, 3, size, size)
+        return self.generator.draw(weights, Batch(nothing, nothing, first, first // n), Size(size, size), seed=seed, progress=progress)
 
     def play(self, batch: Batch, progress: float, seed: int = 0) -> dict[str, float]:
         """One step of both players, as the trainer does it: generators first, then discriminators on the detached translations."""
         n = len(batch.source)
         weights = self.weights(progress, batch.first // n)
-        draws = self.draws(weights, batch.first, n, seed)
-        total, parts, fakes = self.generator(batch, draws, weights, self.discriminator.frozen())
+        size = Size(batch.source.shape[-1], batch.source.shape[-2])
+        draws = self.generator.draw(weights, batch, size, seed=seed, progress=progress)
+        total, parts, shown = self.generator(batch, draws, weights, self.discriminator.frozen())
         self.step("generator", total)
-        reals = {side: batch.target if side == FORWARD else batch.source for side in fakes}
-        judged_total, judged = self.discriminator(reals, fakes)
+        judged_total, judged = self.discriminator(shown)
         self.step("discriminator", judged_total)
         values = {"total": total, **parts, "discriminator_total": judged_total, **judged}
         return {name: float(value.detach()) for name, value in values.items()}

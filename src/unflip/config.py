@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -63,3 +63,21 @@ def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
     if first["type"] != "value_error" and not isinstance(first["input"], dict):
         message += f" (given {first['input']!r})"
     return place, message
+
+
+def by_kind(value: Any, table: Mapping[str, type[Config]], what: str) -> Any:
+    """A configuration from a mapping, by its ``kind``, a name in ``table``; the first name is the default."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", next(iter(table)))
+    if kind not in table:
+        raise ValueError(unknown(f"{what} kind", kind, table))
+    return validated(table[kind], value)
+
+
+def validated(model: type[Config], value: Any, name: str = "") -> Any:
+    """``value`` as a ``model``; what is wrong with it is reported at its own place, below ``name``."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Misplaced(error, *([name] if name else [])) from None

@@ -13,12 +13,12 @@ import torch
 from pydantic import PositiveInt, SerializeAsAny, ValidationError, field_validator
 from torch import Tensor, nn
 
-from unflip.config import Config, problem
+from unflip.config import Config, by_kind, problem
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
-from unflip.methods.recipe import by_kind
-from unflip.networks import GENERATORS, Generator, GeneratorConfig
+from unflip.networks import GENERATORS, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
+from unflip.networks.multiscale import build
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
@@ -30,6 +30,7 @@ class ModelConfig(Config):
     format: Literal[1] = 1
     kind: Literal["translator"] = "translator"
     generator: SerializeAsAny[GeneratorConfig]
+    multiscale: MultiscaleConfig | None = None
     channels: tuple[PositiveInt, PositiveInt] = (3, 3)
     """Of source and target."""
     sides: Literal[1, 2] = 1
@@ -52,7 +53,7 @@ class Model:
     """A loaded model folder. ``generators`` by direction: "to_target" and, for two-sided methods, "to_source"."""
 
     config: ModelConfig
-    generators: dict[str, Generator]
+    generators: dict[str, Generator | Multiscale]
     folder: Path
 
 
@@ -88,11 +89,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
     folder = find(path)
     config = read_config(folder)
     tensors = read_tensors(folder / WEIGHTS, config.files.get(WEIGHTS))
-    generators = {}
+    generators: dict[str, Generator | Multiscale] = {}
     rng = torch.Generator().manual_seed(0)
     for side in SIDES[config.sides]:
         ends = config.channels if side == SIDES[2][0] else config.channels[::-1]
-        generators[side] = config.generator.build(*ends, rng)
+        generators[side] = build(config.generator, config.multiscale, *ends, rng)
     load_exactly(nn.ModuleDict(generators), tensors, folder / WEIGHTS)
     return Model(config, {side: generator.eval().to(device) for side, generator in generators.items()}, folder)
 

@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from unflip.config import Config, problem, unknown
 from unflip.data.images import parse_resize
 from unflip.errors import UserError
 from unflip.losses import TERMS
+from unflip.losses.term import Setting
 from unflip.methods import METHODS, Recipe
+from unflip.types import Size
 
 
 class DataConfig(Config):
@@ -25,6 +36,10 @@ class DataConfig(Config):
     target: Path
     resize: str = "none"
     """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
+    source_labels: Path | None = None
+    """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
+    classes: Path | None = None
+    """classes.json: names, palette and ignored ids of the labels."""
     flip: bool = True
     """Mirror half of the crops."""
     cache: Literal["auto", "memory", "none"] = "auto"
@@ -54,8 +69,8 @@ class RunConfig(Recipe):
 
     method: str
     data: DataConfig
-    size: PositiveInt = 256
-    """Side of the square training crops, in pixels."""
+    size: Size = Size(256, 256)
+    """Of the training crops, in pixels: 256 for squares, or 512x256 (width first)."""
     budget: PositiveInt
     batch: PositiveInt = 1
     seed: NonNegativeInt = 0
@@ -70,6 +85,15 @@ class RunConfig(Recipe):
     keep: PositiveInt = 2
     """Checkpoints kept."""
     tensorboard: bool = False
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Size:
+        return Size.parse(value)
+
+    @field_serializer("size")
+    def _short_size(self, value: Size) -> int | str:
+        return value.short
 
     @field_validator("method")
     @classmethod
@@ -95,13 +119,32 @@ class RunConfig(Recipe):
 
     @model_validator(mode="after")
     def _size_fits(self) -> RunConfig:
-        stride = self.generator.stride
-        if self.size % stride:
-            raise ValueError(
-                f"size {self.size} is not a multiple of {stride}, as the generator needs; try {-(-self.size // stride) * stride}"
-            )
-        if self.size < self.discriminator.smallest:
-            raise ValueError(f"size {self.size} is too small for the discriminator, which needs {self.discriminator.smallest}")
+        stride = self.generator.stride * (2 if self.multiscale else 1)
+        if self.size.width % stride or self.size.height % stride:
+            better = Size(*(-(-side // stride) * stride for side in self.size)).short
+            raise ValueError(f"size {self.size.short} is not a multiple of {stride}, as the generator needs; try {better}")
+        smallest = self.discriminator.smallest * (2 if self.multiscale else 1)
+        if min(self.size) < smallest:
+            views = "the discriminator with multiscale, whose views are half as large" if self.multiscale else "the discriminator"
+            raise ValueError(f"size {self.size.short} is too small for {views}, which needs {smallest}")
+        if self.multiscale is not None and self.multiscale.window is None:
+            window = Size(self.size.width // 2, self.size.height // 2)
+            self._fill(multiscale=self.multiscale.model_copy(update={"window": window}))
+        return self
+
+    @model_validator(mode="after")
+    def _terms_can_work(self) -> RunConfig:
+        if (self.data.source_labels is None) != (self.data.classes is None):
+            raise ValueError("labels need both: the label maps (--source-labels DIR) and their classes (--classes FILE)")
+        for name, term in self.terms.items():
+            if term.weight == 0:
+                continue
+            if "labels" in term.needs and self.data.source_labels is None:
+                raise ValueError(f"term {name} needs the labels of the source images; give --source-labels DIR --classes FILE")
+            for view in self.views(self.size, labels=True).values():
+                trouble = term.problem(Setting(*view.size, self.batch, self.generator.taps)) if term.needs <= view.provides else None
+                if trouble:
+                    raise ValueError(f"term {name}: {trouble}")
         return self
 
 
@@ -112,7 +155,8 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
         method: a name out of ``METHODS``; default: the file's, else ``srunit``.
         file: a whole or partial config.yaml.
         settings: texts ``key=value`` with a dotted key, such as ``generator.width=32`` or ``robustness.weight=2``.
-        fields: fields of :class:`RunConfig`; ``source`` and ``target`` stand for ``data.source`` and ``data.target``. None: not given.
+        fields: fields of :class:`RunConfig`; ``source``, ``target`` and other fields of its ``data`` stand for ``data.source`` and so on.
+            None: not given.
 
     Raises:
         UserError: an unknown method or key, or a file that cannot be read.
@@ -132,7 +176,7 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     _merge(values, {"method": name})
     for key, value in fields.items():
         if value is not None:
-            _put(values, ["data", key] if key in ("source", "target") else [key], value)
+            _put(values, ["data", key] if key in DataConfig.model_fields else [key], value)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -185,7 +229,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-IMPLIED = ("generator.taps", "robustness.weight", "robustness.noise", "log_every", "sample_every", "checkpoint_every")
+IMPLIED = ("generator.taps", "robustness.weight", "robustness.noise", "multiscale.window", "log_every", "sample_every", "checkpoint_every")
 """Fields whose defaults follow from other fields."""
 
 

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+
+class Size(NamedTuple):
+    """Of an image, in pixels."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, value: Any) -> Size:
+        """From ``256``, ``"256"``, ``"512x256"`` (width first) or a pair. Raises ``ValueError``, in one line."""
+        if isinstance(value, tuple | list) and len(value) == 2 and all(type(side) is int for side in value):
+            width, height = value
+        else:
+            match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).strip())
+            if isinstance(value, bool) or match is None:
+                raise ValueError(f"not a size in pixels, {value!r}; give 256, or 512x256 (width first)")
+            width, height = int(match[1]), int(match[2] or match[1])
+        if min(width, height) < 1:
+            raise ValueError(f"a size must be at least 1 pixel, not {value}")
+        return cls(width, height)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def short(self) -> int | str:
+        """As one would type it: the side of a square, else width x height."""
+        return self.width if self.width == self.height else str(self)
 
 
 class Batch(NamedTuple):
@@ -20,11 +50,13 @@ class Batch(NamedTuple):
     target: Tensor
     first: int
     step: int
+    labels: Tensor | None = None
+    """Class ids of the source, ``(N, H, W)`` int64; -1: ignored."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the generators produced in one direction of one step; never a discriminator's output, which changes within the step.
+    """What the generators produced in one view of one step; never a discriminator's output, which changes within the step.
 
     ``features[of]`` holds the generator's activations, one tensor ``(N, C, h, w)`` per tap, of the image named ``of``
     ("source", "target", "fake" or "identity").
@@ -39,7 +71,7 @@ class Step:
     cycled: Tensor | None = None
     """The inverse generator's translation back, F(G(source))."""
     turned: Tensor | None = None
-    """f^-1(G(f(source))): the translation of the turned source, turned back (in the turned view: f(G(source)))."""
+    """f^-1(G(f(source))), the translation of the turned source, turned back; in the turned view itself, f(G(source))."""
     detail: Tensor | None = None
     """What the detail view alone makes of the source, before it is fused with the context."""
     labels: Tensor | None = None

@@ -13,7 +13,7 @@ def train(
     source: Annotated[Path | None, typer.Option(metavar="DIR", help="Source images: a folder, searched in depth, or a text list.")] = None,
     target: Annotated[Path | None, typer.Option(metavar="DIR", help="Target images: a folder, searched in depth, or a text list.")] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="A method of `unflip methods`.  [default: srunit]")] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the training crops.  [default: 256]")] = None,
+    size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the training crops: 256, or 512x256.  [default: 256]")] = None,
     budget: Annotated[int | None, typer.Option(metavar="N", help="Source images to see.  [default: the paper's epochs]")] = None,
     batch: Annotated[int | None, typer.Option(metavar="B", help="Images per step.  [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(metavar="K", help="All random choices follow from it.  [default: 0]")] = None,

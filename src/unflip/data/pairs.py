@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from unflip.data.folders import Entry
 from unflip.data.images import parse_resize, read_rgb
 from unflip.errors import UserError
 from unflip.seeding import numpy_rng
-from unflip.types import Batch
+from unflip.types import Batch, Size
 
 
 class Images:
@@ -73,28 +73,44 @@ class Images:
         return image
 
 
-class Pairs(Dataset[tuple[Tensor, Tensor]]):
+Item = tuple[Tensor, Tensor, Tensor | None]
+
+
+class Labeling(Protocol):
+    """The classes of every source image, by its index."""
+
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
+class Pairs(Dataset[Item]):
     """Item ``i`` is a crop of a source image and one of an unrelated target image, and depends on nothing but the seed and ``i``.
 
     ``i`` counts source images since training began, 0 to ``length`` - 1, never epochs. Each domain is passed through in a new order
     each time, every image once, the two domains apart from each other: so any two sizes of domains are both covered evenly.
-    Raises ``UserError`` where an image is smaller than the crop.
+    ``labels[k]``, where there are any, holds the classes of source image ``k``, ``(H, W)`` uint8 with 255 for ignored pixels, and is cut
+    and mirrored with it. Raises ``UserError`` where an image is smaller than the crop.
     """
 
-    def __init__(self, source: Images, target: Images, size: int, seed: int, length: int, flip: bool) -> None:
+    def __init__(
+        self, source: Images, target: Images, size: Size, seed: int, length: int, flip: bool, labels: Labeling | None = None
+    ) -> None:
         for images in (source, target):
             _refuse_small(images, size)
-        self.source, self.target = source, target
+        self.source, self.target, self.labels = source, target, labels
         self.size, self.seed, self.length, self.flip = size, seed, length, flip
         self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """``(source, target)``, each ``(3, size, size)`` uint8."""
+    def __getitem__(self, i: int) -> Item:
+        """``(source, target, labels)``: two ``(3, height, width)`` uint8, and ``(height, width)`` int64, -1 where ignored, or None."""
         source, target = self.indices(i)
-        return self._crop(self.source[source], "source", i), self._crop(self.target[target], "target", i)
+        crops = self._crop(self.source[source], "source", i), self._crop(self.target[target], "target", i)
+        if self.labels is None:
+            return *crops, None
+        labels = self._crop(self.labels[source][..., None], "source", i)[0].long()
+        return *crops, torch.where(labels == 255, -1, labels)
 
     def indices(self, i: int) -> tuple[int, int]:
         """Which source and which target image item ``i`` is cut from."""
@@ -109,18 +125,18 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return self._orders[side][1][position]
 
     def _crop(self, image: Tensor, side: str, i: int) -> Tensor:
-        """A crop anywhere in the image ``(H, W, 3)``, each place equally likely; flipped half the time."""
+        """A crop anywhere in the image ``(H, W, C)``, each place equally likely; flipped half the time."""
         rng = numpy_rng(self.seed, "crop", side, i)
         height, width, _ = image.shape
-        top = int(rng.integers(height - self.size + 1))
-        left = int(rng.integers(width - self.size + 1))
-        crop = image[top : top + self.size, left : left + self.size].permute(2, 0, 1)
+        top = int(rng.integers(height - self.size.height + 1))
+        left = int(rng.integers(width - self.size.width + 1))
+        crop = image[top : top + self.size.height, left : left + self.size.width].permute(2, 0, 1)
         flipped = self.flip and rng.random() < 0.5
         return (crop.flip(2) if flipped else crop).contiguous()
 
 
 def loader(pairs: Pairs, *, first: int, batch: int, workers: int, pin_memory: bool = False, prefetch: int = 2) -> Iterator[Batch]:
-    """Batches of ``pairs`` from item ``first`` to the end, uint8 ``(N, 3, size, size)``; the last one may be short.
+    """Batches of ``pairs`` from item ``first`` to the end, uint8 ``(N, 3, height, width)``; the last one may be short.
 
     The same bits for any number of ``workers`` and any ``first``. The workers live until the iterator is used up, closed or dropped.
     Raises ``UserError``, also for what goes wrong in a worker.
@@ -145,15 +161,15 @@ def _unguarded(batches: DataLoader[Any], size: int) -> Iterator[Batch]:
         yield batch._replace(step=batch.first // size)
 
 
-class _Guarded(Dataset[tuple[int, Tensor, Tensor] | str]):
+class _Guarded(Dataset[tuple[int, Item] | str]):
     """Items with their numbers, or the one line of their ``UserError``: raised in a worker, it would arrive as a traceback."""
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
 
-    def __getitem__(self, i: int) -> tuple[int, Tensor, Tensor] | str:
+    def __getitem__(self, i: int) -> tuple[int, Item] | str:
         try:
-            return i, *self.pairs[i]
+            return i, self.pairs[i]
         except UserError as error:
             return str(error)
 
@@ -172,13 +188,15 @@ class _InOrder(Sampler[list[int]]):
         return len(range(self.first, self.end, self.batch))
 
 
-def _collate(items: list[tuple[int, Tensor, Tensor] | str]) -> Batch | str:
+def _collate(items: list[tuple[int, Item] | str]) -> Batch | str:
     samples = []
     for item in items:
         if isinstance(item, str):
             return item
         samples.append(item)
-    return Batch(torch.stack([s for _, s, _ in samples]), torch.stack([t for _, _, t in samples]), first=samples[0][0], step=0)
+    source, target = (torch.stack(images) for images in zip(*((s, t) for _, (s, t, _) in samples), strict=True))
+    labels = [found for _, (_, _, found) in samples if found is not None]
+    return Batch(source, target, first=samples[0][0], step=0, labels=torch.stack(labels) if labels else None)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
@@ -187,13 +205,13 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _refuse_small(images: Images, size: int) -> None:
-    small = [index for index, sides in enumerate(images.sizes) if min(sides) < size]
+def _refuse_small(images: Images, size: Size) -> None:
+    small = [index for index, (width, height) in enumerate(images.sizes) if width < size.width or height < size.height]
     if small:
         (width, height), path = images.sizes[small[0]], images.paths[small[0]]
-        what = f"{len(small)} of {len(images)} images are smaller than the {size}x{size} crop"
+        what = f"{len(small)} of {len(images)} images are smaller than the {size} crop"
         smallest = min(min(images.sizes[index]) for index in small)
-        remedy = f"use --size {smallest} or less, or --set data.resize=short:{size}"
+        remedy = f"use --size {smallest} or less, or --set data.resize={f'short:{size.width}' if size.width == size.height else size}"
         raise UserError(f"{what}, such as {path} ({width}x{height}); {remedy}")
 
 

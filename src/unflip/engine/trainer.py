@@ -15,8 +15,7 @@ from unflip.data.transforms import to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
 from unflip.errors import UserError
-from unflip.losses.objective import active, draw
-from unflip.methods.passes import FORWARD, SIDES
+from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.runs import RunConfig
 from unflip.schedules import constant_then_linear
@@ -94,7 +93,7 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric) -> Tr
         discriminator,
         optimizers={},
         ema=ema,
-        pools={side: ImagePool(config.pool, config.seed, side) for side in SIDES[config.sides]},
+        pools={side: ImagePool(config.pool, config.seed, side) for side in discriminator.networks},
     )
     for name, player in (("generator", generator), ("discriminator", discriminator)):
         optimizer = torch.optim.Adam(player.parameters(), config.optimizer.lr, config.optimizer.betas, fused=True)
@@ -142,28 +141,18 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
             group["lr"] = rate
 
     source, target = (to_network(images.to(fabric.device, non_blocking=True)) for images in (batch.source, batch.target))
-    batch = Batch(source, target, batch.first, batch.step)
-    images = len(batch.source)
+    labels = None if batch.labels is None else batch.labels.to(fabric.device, non_blocking=True)
+    batch = Batch(source, target, batch.first, batch.step, labels)
+    images = len(source)
     weights = active(config.terms, progress, batch.step)
-    draws = draw(
-        config.terms,
-        weights,
-        training.generator.tap_shapes(config.size),
-        seed=config.seed,
-        step=batch.step,
-        first=batch.first,
-        images=images,
-        device=fabric.device,
-        flip=config.flip_equivariance,
-    )
+    draws = training.generator.draw(weights, batch, config.size, seed=config.seed, progress=progress)
 
     opponents = training.discriminator.frozen()
-    total, parts, fakes = training.wrapped["generator"](batch, draws, weights, opponents)
+    total, parts, shown = training.wrapped["generator"](batch, draws, weights, opponents)
     _step(training, "generator", total)
 
-    reals = {side: batch.target if side == FORWARD else batch.source for side in fakes}
-    shown = {side: training.pools[side].query(fake, batch.first) for side, fake in fakes.items()}
-    total, judged = training.wrapped["discriminator"](reals, shown)
+    shown = {view: (real, training.pools[view].query(fake, batch.first)) for view, (real, fake) in shown.items()}
+    total, judged = training.wrapped["discriminator"](shown)
     _step(training, "discriminator", total)
 
     training.seen = batch.first + images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unflip.losses.adversarial import Adversarial
+from unflip.losses.adversarial import Adversarial, Detail
 from unflip.losses.nce import IdentityNCE, PatchNCE
 from unflip.losses.reconstruction import Cycle, Identity
 from unflip.losses.robustness import Robustness
@@ -10,6 +10,7 @@ from unflip.losses.term import Nets, Setting, Site, Term
 
 TERMS: dict[str, type[Term]] = {
     "adversarial": Adversarial,
+    "detail": Detail,
     "nce": PatchNCE,
     "identity_nce": IdentityNCE,
     "cycle": Cycle,

@@ -42,6 +42,22 @@ class Adversarial(Term):
     needs: ClassVar[frozenset[str]] = frozenset({"fake"})
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
-        logits = nets.discriminator(step.fake)
+        return self.judge(step.fake, nets)
+
+    def judge(self, fake: Tensor, nets: Nets) -> Tensor:
+        """How far ``fake`` ``(N, C, H, W)`` is from "real" to the view's discriminator."""
+        logits = nets.discriminator(fake)
         with full_precision(logits):
             return generator_loss(at_least_float32(logits), self.form)
+
+
+class Detail(Adversarial):
+    """The detail view alone must look like the target too, or the fusion could leave it to the context. HRDA, eq. 9, with its weight."""
+
+    weight: NonNegativeFloat = 0.1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"detail"})
+
+    def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
+        assert step.detail is not None
+        return self.judge(step.detail, nets)

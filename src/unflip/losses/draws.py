@@ -27,10 +27,13 @@ class TapShape(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """``terms[side][term]`` is whatever that term's ``draw`` returned. ``flip``: the source is mirrored before it is translated."""
+    """``terms[view][term]``, for every view that the term applies to, is whatever that term's ``draw`` returned."""
 
     flip: bool
+    """The source is mirrored before it is translated."""
     terms: Mapping[str, Mapping[str, Any]]
+    windows: Tensor | None = None
+    """Top and left of the detail window in each crop, ``(N, 2)`` int64 on the CPU; None where there is one scale."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.term import Nets, Term
 from unflip.types import Step
 
@@ -23,38 +22,21 @@ def needs(terms: Mapping[str, Term], weights: Mapping[str, float]) -> frozenset[
     return frozenset().union(*(terms[name].needs for name in weights))
 
 
-def draw(
+def evaluate(
     terms: Mapping[str, Term],
     weights: Mapping[str, float],
-    taps: Mapping[str, tuple[TapShape, ...]],
-    *,
-    seed: int,
-    step: int,
-    first: int,
-    images: int,
-    device: torch.device,
-    progress: float,
-    flip: bool,
-) -> Draws:
-    """All random choices of one step, for the active terms of every direction in ``taps``."""
-
-    def stream(*path: str) -> Stream:
-        return Stream(seed, path, first, images, device, step, progress)
-
-    return Draws(
-        flip=flip and bool(stream("flip").once().integers(2)),
-        terms={side: {name: terms[name].draw(stream(name, side), shapes) for name in weights} for side, shapes in taps.items()},
-    )
-
-
-def evaluate(
-    terms: Mapping[str, Term], weights: Mapping[str, float], steps: Mapping[str, Step], draws: Draws, nets: Mapping[str, Nets]
+    steps: Mapping[str, Step],
+    drawn: Mapping[str, Mapping[str, object]],
+    nets: Callable[[str, str], Nets],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``sum over directions and terms of weight * term``, and the unweighted parts, detached, each summed over the directions."""
+    """``sum over views and terms of weight * term``, and the unweighted parts, detached, each summed over the views.
+
+    ``drawn[view][term]`` holds a term's draws for every view that it applies to; ``nets(view, term)`` are its networks there.
+    """
     parts: dict[str, Tensor] = {}
     total: Tensor | None = None
     for name, weight in weights.items():
-        values = [terms[name](step, draws.terms[side][name], nets[side]) for side, step in steps.items()]
+        values = [terms[name](step, drawn[view][name], nets(view, name)) for view, step in steps.items() if name in drawn[view]]
         part = torch.stack(values).sum()
         parts[name] = part.detach()
         total = weight * part if total is None else total + weight * part

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -71,6 +71,10 @@ class Term(Config, ABC):
     def problem(self, setting: Setting) -> str | None:
         """Why the term cannot work in this setting, in one line that says what to do; None where it can."""
         return None
+
+    def measure(self, crops: Mapping[str, Tensor]) -> Self:
+        """The term with what it must know of the data, from training crops of "source" and "target", ``(M, C, H, W)``; once before training."""
+        return self
 
     def remark(self) -> str | None:
         """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""

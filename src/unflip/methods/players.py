@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unflip.losses import Nets
+from unflip.losses import Nets, Site
 from unflip.losses.adversarial import Adversarial, discriminator_loss
-from unflip.losses.draws import Draws, TapShape
+from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.objective import evaluate, needs
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.methods.passes import FORWARD, SIDES, translate
 from unflip.methods.recipe import Recipe
-from unflip.networks import Generator
+from unflip.networks import Generator, Multiscale
+from unflip.networks.multiscale import build
 from unflip.seeding import torch_rng
-from unflip.types import Batch
+from unflip.types import Batch, Size
 
 
 def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -28,45 +30,75 @@ def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class GeneratorPlayer(nn.Module):
-    """The generators and projectors, by direction, and the weighted terms that they minimize."""
+    """The generators and projectors, by direction, with the networks of single terms, and the weighted terms that they minimize."""
 
     def __init__(self, recipe: Recipe, channels: tuple[int, int], seed: int) -> None:
         super().__init__()
+        self.recipe = recipe
         self.terms = recipe.terms
         self.generators = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
+        self.own = nn.ModuleDict()
         for side in SIDES[recipe.sides]:
             ends = channels if side == FORWARD else channels[::-1]
-            generator = recipe.generator.build(*ends, torch_rng(seed, "init", "generator", side))
-            self.generators[side] = generator
+            self.generators[side] = build(recipe.generator, recipe.multiscale, *ends, torch_rng(seed, "init", "generator", side))
+            taps = self.inner(side).taps
             if recipe.projector is not None:
-                widths = [tap.channels for tap in generator.taps]
+                widths = [tap.channels for tap in taps]
                 self.projectors[side] = recipe.projector.build(widths, torch_rng(seed, "init", "projector", side))
+            for name, term in recipe.terms.items():
+                with torch.random.fork_rng(devices=[]):
+                    own = term.build(Site(taps, ends, torch_rng(seed, "init", name, side))) if term.weight > 0 else None
+                if own is not None:
+                    self.own[f"{side}_{name}"] = own
 
-    def tap_shapes(self, size: int) -> dict[str, tuple[TapShape, ...]]:
-        """The sizes of the features for square crops of ``size`` pixels, by direction."""
-        return {
-            side: tuple(TapShape(tap.name, *tap.shape(size, size)) for tap in generator.taps)
-            for side, generator in self._generators().items()
-        }
+    def inner(self, side: str) -> Generator:
+        """The generator of a direction, without what wraps it."""
+        network = self.generators[side]
+        inner = network.inner if isinstance(network, Multiscale) else network
+        assert isinstance(inner, Generator)
+        return inner
 
-    def _generators(self) -> dict[str, Generator]:
-        return dict(self.generators.items())  # type: ignore[arg-type]
+    def draw(self, weights: Mapping[str, float], batch: Batch, size: Size, *, seed: int, progress: float) -> Draws:
+        """All random choices of one step with crops of ``size``, for the active terms in every view that they apply to."""
+
+        def stream(*path: str, device: torch.device = batch.source.device) -> Stream:
+            return Stream(seed, path, batch.first, len(batch.source), device, batch.step, progress)
+
+        drawn: dict[str, dict[str, Any]] = {}
+        for name, view in self.recipe.views(size, batch.labels is not None).items():
+            shapes = tuple(TapShape(tap.name, *tap.shape(view.size.height, view.size.width)) for tap in self.inner(view.direction).taps)
+            applying = [term for term in weights if self.terms[term].needs <= view.provides]
+            drawn[name] = {term: self.terms[term].draw(stream(term, name), shapes) for term in applying}
+        flip = self.recipe.flip_equivariance and bool(stream("flip").once().integers(2))
+        windows = self._windows(stream("window", device=torch.device("cpu")), size) if self.recipe.multiscale else None
+        return Draws(flip, drawn, windows)
+
+    def _windows(self, stream: Stream, size: Size) -> Tensor:
+        """Where each crop's detail window lies: anywhere on the grid that both views share."""
+        stride = 2 * self.recipe.generator.stride
+        rows, columns = (side // 2 // stride + 1 for side in (size.height, size.width))
+        return stride * stream.each(lambda rng: np.array([rng.integers(rows), rng.integers(columns)]))
 
     def forward(
         self, batch: Batch, draws: Draws, weights: Mapping[str, float], discriminators: Mapping[str, Callable[[Tensor], Tensor]]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The total to minimize, its parts, and the translations by direction; the latter two detached."""
-        generators = self._generators()
-        steps = translate(generators, batch, draws, needs(self.terms, weights))
-        projectors: dict[str, Any] = dict(self.projectors.items())
-        nets = {side: Nets(generators[side], projectors.get(side), discriminators[side]) for side in steps}
-        total, parts = evaluate(self.terms, weights, steps, draws, nets)
-        return total, parts, {side: step.fake.detach() for side, step in steps.items()}
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+        """The total to minimize, its parts, and what each view's discriminator is to tell apart, (target, translation); all but the total
+        detached."""
+        generators, projectors, own = (dict[str, Any](networks.items()) for networks in (self.generators, self.projectors, self.own))
+        steps = translate(generators, self.recipe.turn, batch, draws, needs(self.terms, weights))
+        directions = {name: next(side for side in generators if name.startswith(side)) for name in steps}
+
+        def nets(view: str, term: str) -> Nets:
+            side = directions[view]
+            return Nets(self.inner(side), projectors.get(side), discriminators[view], own.get(f"{side}_{term}"))
+
+        total, parts = evaluate(self.terms, weights, steps, draws.terms, nets)
+        return total, parts, {view: (step.target, step.fake.detach()) for view, step in steps.items()}
 
 
 class DiscriminatorPlayer(nn.Module):
-    """A discriminator for the target of every direction."""
+    """A discriminator for every view."""
 
     def __init__(self, recipe: Recipe, channels: tuple[int, int], seed: int) -> None:
         super().__init__()
@@ -74,19 +106,23 @@ class DiscriminatorPlayer(nn.Module):
         assert isinstance(adversarial, Adversarial)
         self.form = adversarial.form
         self.networks = nn.ModuleDict()
-        for side in SIDES[recipe.sides]:
-            seen = channels[1] if side == FORWARD else channels[0]
-            self.networks[side] = recipe.discriminator.build(seen, torch_rng(seed, "init", "discriminator", side))
+        for name, view in recipe.views(Size(4, 4)).items():
+            seen = channels[1] if view.direction == FORWARD else channels[0]
+            self.networks[name] = recipe.discriminator.build(seen, torch_rng(seed, "init", "discriminator", name))
 
     def frozen(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The discriminators as the generators' opponents: functions with fixed weights."""
-        return {side: frozen(network) for side, network in self.networks.items()}
+        return {view: frozen(network) for view, network in self.networks.items()}
 
-    def forward(self, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to minimize, ``(loss on real + loss on fake) / 2`` summed over the directions, and its parts, detached."""
+    def forward(self, shown: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimize, ``(loss on real + loss on fake) / 2`` summed over the views, and its parts, detached.
+
+        ``shown[view]``: real images and translations.
+        """
         sums: dict[str, Tensor] = {}
-        for side, network in self.networks.items():
-            real, fake = network(torch.cat([reals[side], fakes[side]])).split([len(reals[side]), len(fakes[side])])
+        for view, network in self.networks.items():
+            images = shown[view]
+            real, fake = network(torch.cat(images)).split([len(each) for each in images])
             with full_precision(real):
                 losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.form)
             for name, loss in zip(("real", "fake"), losses, strict=True):

@@ -10,23 +10,24 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from unflip.config import Config, Misplaced, unknown
+from unflip.config import Config, by_kind, unknown, validated
 from unflip.losses import TERMS, Term
-from unflip.methods.passes import provided
+from unflip.methods.passes import Turn, View, views
 from unflip.networks import (
     DISCRIMINATORS,
     GENERATORS,
     DiscriminatorConfig,
     GeneratorConfig,
+    MultiscaleConfig,
     PatchGANConfig,
     ProjectorConfig,
     ResnetConfig,
 )
+from unflip.types import Size
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -45,14 +46,27 @@ class Recipe(Config):
 
     sides: Literal[1, 2] = 1
     generator: SerializeAsAny[GeneratorConfig] = ResnetConfig()
+    multiscale: MultiscaleConfig | None = None
+    """Context and detail together, for high-resolution crops; None: the generator alone."""
     discriminator: SerializeAsAny[DiscriminatorConfig] = PatchGANConfig()
     projector: ProjectorConfig | None = None
     terms: dict[str, SerializeAsAny[Term]]
     flip_equivariance: bool = False
     """Mirror the source before every other step; the features of the translation are mirrored back before they are compared (FastCUT)."""
+    turn: Turn = "none"
+    """Also translate turned images, by 90 degrees (``rotate``) or upside down (``flip``), with a discriminator of their own (GcGAN)."""
     pool: NonNegativeInt = 0
     """The discriminator also sees earlier translations, from a pool of this size (Shrivastava et al., CVPR 2017)."""
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    def views(self, size: Size, labels: bool = False) -> dict[str, View]:
+        """What the method looks at, for crops of ``size``. ``labels``: of the source, are there."""
+        return views(self.sides, self.turn, self.multiscale is not None, size, labels)
+
+    def _without(self, missing: frozenset[str]) -> str:
+        if "turned" in missing:
+            return "a method with turn=none"
+        return "a method without multiscale" if "detail" in missing else f"a method with sides={self.sides}"
 
     @field_validator("generator", mode="before")
     @classmethod
@@ -78,31 +92,18 @@ class Recipe(Config):
     def _terms_fit(self) -> Recipe:
         if "adversarial" not in self.terms or self.terms["adversarial"].weight == 0:
             raise ValueError("a method needs the term adversarial with a weight above 0: nothing else draws the translation to the target")
+        if self.multiscale is not None and self.turn != "none":
+            raise ValueError("turn and multiscale cannot be combined: a turned view has no context; set turn=none or multiscale=null")
+        if self.flip_equivariance and self.turn != "none":
+            raise ValueError("turn and flip_equivariance cannot be combined; set turn=none or flip_equivariance=false")
+        offered = frozenset().union(*(view.provides for view in self.views(Size(4, 4), labels=True).values()))
         for name, term in self.terms.items():
-            missing = term.needs - provided(self.sides)
+            missing = term.needs - offered
             if term.weight > 0 and missing:
-                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which a method with sides={self.sides} does not produce")
+                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which {self._without(missing)} does not produce")
             if term.weight > 0 and term.projects and self.projector is None:
                 raise ValueError(f"term {name} needs a projector; set projector.width")
         return self
-
-
-def by_kind(value: Any, table: dict[str, type[Any]], what: str) -> Any:
-    """A network's configuration from a mapping, by its ``kind``."""
-    if not isinstance(value, dict):
-        return value
-    kind = value.get("kind", next(iter(table)))
-    if kind not in table:
-        raise ValueError(unknown(f"{what} kind", kind, table))
-    return validated(table[kind], value)
-
-
-def validated(model: type[Config], value: Any, name: str = "") -> Any:
-    """``value`` as a ``model``; what is wrong with it is reported at its own place, below ``name``."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise Misplaced(error, *([name] if name else [])) from None
 
 
 class Method(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unflip.networks.discriminator import DiscriminatorConfig
 from unflip.networks.generator import Generator, GeneratorConfig, Tap
+from unflip.networks.multiscale import Multiscale, MultiscaleConfig
 from unflip.networks.patchgan import PatchGANConfig
 from unflip.networks.projector import Projector, ProjectorConfig
 from unflip.networks.resnet import ResnetConfig
@@ -17,6 +18,8 @@ __all__ = [
     "DiscriminatorConfig",
     "Generator",
     "GeneratorConfig",
+    "Multiscale",
+    "MultiscaleConfig",
     "PatchGANConfig",
     "Projector",
     "ProjectorConfig",

@@ -31,6 +31,8 @@ class GeneratorConfig(Config, ABC):
     kind: str
     stride: ClassVar[int]
     """Sides of training crops must be multiples of this."""
+    taps: tuple[str, ...] = ()
+    """Names of the layers whose activations are features."""
 
     @abstractmethod
     def build(self, in_channels: int, out_channels: int, rng: torch.Generator) -> Generator:

@@ -95,7 +95,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
         write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
     counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
-    say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size} px, on {fabric.device}")
+    say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {fabric.device}")
 
     fixed = _fixed(pairs)
     batches = loader(
@@ -123,6 +123,7 @@ def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None
     config = training.config
     model = modelfolder.ModelConfig(
         generator=config.generator,
+        multiscale=config.multiscale,
         channels=CHANNELS,
         sides=config.sides,
         resize=config.data.resize,
@@ -131,7 +132,7 @@ def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None
             "paper": METHODS[config.method].paper,
             "images_seen": training.seen,
             "budget": config.budget,
-            "size": config.size,
+            "size": config.size.short,
             "seed": config.seed,
             "source_images": len(store["source"]),
             "target_images": len(store["target"]),
@@ -199,7 +200,7 @@ def _workers(config: RunConfig, fabric: Any) -> int:
 def _fixed(pairs: Pairs) -> Batch:
     """The images that every sample grid shows."""
     items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
-    source, target = (to_network(torch.stack(images)) for images in zip(*items, strict=True))
+    source, target = (to_network(torch.stack(images)) for images in zip(*((s, t) for s, t, _ in items), strict=True))
     return Batch(source, target, 0, 0)
 
 

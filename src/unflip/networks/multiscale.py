@@ -1,0 +1,143 @@
+"""Multi-scale prediction: a generator that sees the whole at half resolution and a part of it at full resolution, and fuses the two.
+
+The pattern is HRDA's (Hoyer, Dai, Van Gool, "HRDA: Context-aware high-resolution domain-adaptive semantic segmentation", ECCV 2022,
+eq. 4-7), carried over from segmentation to translation; docs/methods/semst.md says what is whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt, field_serializer, field_validator
+from torch import Tensor, nn
+
+from unflip.config import Config
+from unflip.networks.blocks import initialize, pad_to_multiple
+from unflip.networks.generator import Generator, GeneratorConfig
+from unflip.types import Size
+
+
+class MultiscaleConfig(Config):
+    """Context at half resolution, detail at full resolution in windows half as wide and high as the training crop."""
+
+    attention: PositiveInt = 32
+    """Channels of the head that weighs detail against context."""
+    window: Size | None = None
+    """The detail windows that ``translate`` cuts an image into. Default: those of training, half the training crop."""
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _window(cls, value: Any) -> Any:
+        return None if value is None else Size.parse(value)
+
+    @field_serializer("window")
+    def _short(self, value: Size | None) -> int | str | None:
+        return None if value is None else value.short
+
+
+def build(
+    generator: GeneratorConfig, multiscale: MultiscaleConfig | None, in_channels: int, out_channels: int, rng: torch.Generator
+) -> Generator | Multiscale:
+    """The generator, wrapped where a run is to be multi-scale, with weights freshly drawn from ``rng``."""
+    inner = generator.build(in_channels, out_channels, rng)
+    if multiscale is None:
+        return inner
+    with torch.random.fork_rng(devices=[]):
+        network = Multiscale(inner, multiscale)
+    initialize(network.attention, "xavier", rng)
+    return network
+
+
+def halve(x: Tensor) -> Tensor:
+    """``(N, C, H, W)`` to ``(N, C, H/2, W/2)``: the mean of every 2 x 2 pixels, which aliases nothing and shifts nothing."""
+    return F.avg_pool2d(x, 2)
+
+
+class Multiscale(nn.Module):
+    """One generator for both views, and a small head that reads off the context how far to trust the detail, position by position."""
+
+    def __init__(self, inner: Generator, config: MultiscaleConfig) -> None:
+        super().__init__()
+        self.inner = inner
+        self.window = config.window or Size(256, 256)
+        self.stride = 2 * inner.stride
+        """Sides of crops, and places and sides of windows, are multiples of this: then both views meet the generator's grid."""
+        self.attention = nn.Sequential(
+            nn.Conv2d(inner.taps[-1].channels, config.attention, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(config.attention, 1, 1)
+        )
+
+    def trust(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """The share of the detail at every position, ``(N, 1, *size)`` in (0, 1), from the context's features at the last tap.
+
+        HRDA's eq. 6: attention is predicted from the context and upsampled.
+        """
+        return _enlarged(self.attention(features).sigmoid(), size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Translate images of any height and width: the context at once, the detail in overlapping windows."""
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, self.stride, 2 * self.inner.smallest)
+        size = x.shape[-2:]
+        context, features = self.inner.run(halve(x))
+        share = self.trust(features[-1], size)
+        image = (1 - share) * _enlarged(context, size) + share * self.by_windows(x)
+        return image[..., :height, :width]
+
+    def by_windows(self, x: Tensor) -> Tensor:
+        """The detail view of whole images ``(N, C, H, W)``: overlapping windows, blended so that none of their edges shows."""
+        height, width = x.shape[-2:]
+        high, wide = min(self.window.height, height), min(self.window.width, width)
+        ramp = torch.outer(_tent(high), _tent(wide)).to(x)
+        total: Tensor | None = None
+        weights = x.new_zeros(height, width)
+        for top in _starts(height, high, self.stride):
+            for left in _starts(width, wide, self.stride):
+                part, _ = self.inner.run(x[..., top : top + high, left : left + wide])
+                if total is None:
+                    total = part.new_zeros(*part.shape[:2], height, width)
+                total[..., top : top + high, left : left + wide] += part * ramp
+                weights[top : top + high, left : left + wide] += ramp
+        assert total is not None
+        return total / weights
+
+
+def fuse(context: Tensor, share: Tensor, detail: Tensor, places: Tensor) -> Tensor:
+    """The translation inside each image's window: ``(1 - a) * context, enlarged + a * detail``. HRDA, eq. 7.
+
+    Args:
+        context: the whole crop at half resolution, translated, ``(N, C, H/2, W/2)``.
+        share: a, for the whole crop, ``(N, 1, H, W)``.
+        detail: the window, translated, ``(N, C, H/2, W/2)``.
+        places: top and left of each window in the crop, ``(N, 2)``.
+    """
+    height, width = detail.shape[-2:]
+    whole = _enlarged(context, share.shape[-2:])
+    inside, a = (cut(x, places, (height, width)) for x in (whole, share))
+    return (1 - a) * inside + a * detail
+
+
+def cut(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """The windows ``(N, ..., *size)`` at ``places`` ``(N, 2)``, (top, left), of ``x`` ``(N, ..., H, W)``."""
+    height, width = size
+    corners: list[list[int]] = places.tolist()
+    return torch.stack([x[i, ..., top : top + height, left : left + width] for i, (top, left) in enumerate(corners)])
+
+
+def _enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
+
+
+def _tent(length: int) -> Tensor:
+    """Blending weights along one side of a window: rising to its middle and falling again, above 0 everywhere."""
+    places = torch.arange(length) + 0.5
+    return torch.minimum(places, length - places) / length * 2
+
+
+def _starts(whole: int, window: int, stride: int) -> Iterator[int]:
+    """Where windows begin: every half window, on the stride's grid, and one that ends where the image ends."""
+    step = max(window // 2 // stride * stride, stride)
+    yield from range(0, whole - window, step)
+    yield whole - window
