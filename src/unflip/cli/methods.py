@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated
 
 import typer
@@ -17,12 +18,15 @@ def methods(
 
     if name is None:
         for method in METHODS.values():
-            typer.echo(f"{method.name:10} {method.title:10} {method.summary}")
+            typer.echo(f"{method.name:12} {method.title:12} {method.summary}")
         return
     if name not in METHODS:
         raise UserError(unknown("method", name, METHODS))
     method = METHODS[name]
-    typer.echo(f"{method.title}: {method.summary}\n{method.paper}\nBudget: {method.epochs} epochs of the larger folder\n")
+    typer.echo(f"{method.title}: {method.summary}\n{method.paper}")
+    if method.notes:
+        typer.echo(textwrap.fill(method.notes, 120))
+    typer.echo(f"Budget: {method.epochs} epochs of the larger folder\n")
     typer.echo("Terms (change with --set TERM.FIELD=VALUE)")
     for term_name, term in method.recipe.terms.items():
         typer.echo(f"  {term_name}: {' '.join((type(term).__doc__ or '').split())}\n    {_fields(term.model_dump())}")

@@ -20,6 +20,10 @@ def train(
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.  [default: auto]")] = None,
     precision: Annotated[str | None, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.  [default: auto]")] = None,
     init: Annotated[Path | None, typer.Option(metavar="RUN", help="Start from another run's weights.")] = None,
+    source_labels: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Label maps of the source images, for the term semantic.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json: names, palette, ignored ids.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A config.yaml, whole or in part.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")
@@ -41,6 +45,8 @@ def train(
         "device": device,
         "precision": precision,
         "init": init,
+        "source_labels": source_labels,
+        "classes": classes,
     }
     if resume and config is None:
         config = out / "config.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unflip.losses.adversarial import Adversarial, Detail
+from unflip.losses.alignment import Structure, StructureConsistency, Texture
 from unflip.losses.nce import IdentityNCE, PatchNCE
 from unflip.losses.reconstruction import Cycle, Identity
 from unflip.losses.robustness import Robustness
@@ -16,6 +17,9 @@ TERMS: dict[str, type[Term]] = {
     "cycle": Cycle,
     "identity": Identity,
     "robustness": Robustness,
+    "scc": StructureConsistency,
+    "structure": Structure,
+    "texture": Texture,
 }
 
 __all__ = ["TERMS", "Nets", "Setting", "Site", "Term"]

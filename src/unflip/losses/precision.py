@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(x: Tensor) -> Iterator[None]:
-    """No autocast, and no TF32 in convolutions, on the device of ``x``.
+    """No autocast, and no TF32 in convolutions and matrix products, on the device of ``x``.
 
     Inputs must be cast by the caller, with :func:`at_least_float32`. Gradients are computed later, with the settings of that time.
     """
@@ -19,12 +19,12 @@ def full_precision(x: Tensor) -> Iterator[None]:
         if x.device.type != "cuda":
             yield
             return
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
+        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         try:
             yield
         finally:
-            torch.backends.cudnn.allow_tf32 = before
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Recipe(Config):
         for name, term in self.terms.items():
             missing = term.needs - offered
             if term.weight > 0 and missing:
-                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which {self._without(missing)} does not produce")
+                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which {self._without(missing)} does not produce; set {name}.weight=0")
             if term.weight > 0 and term.projects and self.projector is None:
                 raise ValueError(f"term {name} needs a projector; set projector.width")
         return self
@@ -113,6 +113,8 @@ class Method(Config):
     title: str
     paper: str
     summary: str
+    notes: str = ""
+    """What else its user must know: what is published and what is not, how parts are switched off."""
     epochs: PositiveInt
     """The paper's training length, in passes over the larger of the two sets."""
     recipe: Recipe
