@@ -6,6 +6,7 @@ from unflip.losses.adversarial import Adversarial, Detail
 from unflip.losses.alignment import Structure, StructureConsistency, Texture
 from unflip.losses.nce import IdentityNCE, PatchNCE
 from unflip.losses.reconstruction import Cycle, Identity
+from unflip.losses.relation import Hdce, IdentityHdce, Src
 from unflip.losses.robustness import Robustness
 from unflip.losses.term import Nets, Setting, Site, Term
 
@@ -17,6 +18,9 @@ TERMS: dict[str, type[Term]] = {
     "cycle": Cycle,
     "identity": Identity,
     "robustness": Robustness,
+    "hdce": Hdce,
+    "identity_hdce": IdentityHdce,
+    "src": Src,
     "scc": StructureConsistency,
     "structure": Structure,
     "texture": Texture,

@@ -73,7 +73,7 @@ class Term(Config, ABC):
         return None
 
     def measure(self, crops: Mapping[str, Tensor]) -> Self:
-        """The term with what it must know of the data, from training crops of "source" and "target", ``(M, C, H, W)``; once before training."""
+        """The term with what it must know of the data, from training crops ``(M, C, H, W)`` of "source" and "target", before training."""
         return self
 
     def remark(self) -> str | None:

@@ -100,7 +100,8 @@ class Recipe(Config):
         for name, term in self.terms.items():
             missing = term.needs - offered
             if term.weight > 0 and missing:
-                raise ValueError(f"term {name} needs {', '.join(sorted(missing))}, which {self._without(missing)} does not produce; set {name}.weight=0")
+                what = f"{', '.join(sorted(missing))}, which {self._without(missing)} does not produce"
+                raise ValueError(f"term {name} needs {what}; set {name}.weight=0")
             if term.weight > 0 and term.projects and self.projector is None:
                 raise ValueError(f"term {name} needs a projector; set projector.width")
         return self
