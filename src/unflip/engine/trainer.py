@@ -50,7 +50,7 @@ class Moment(NamedTuple):
     parts: dict[str, float]
     """At "log": every part of the losses, unweighted, averaged over its evaluations since the last log."""
     rate: float
-    """Learning rate of the last step."""
+    """The generators' learning rate in the last step."""
     images_per_second: float
 
 
@@ -96,7 +96,9 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric) -> Tr
         pools={side: ImagePool(config.pool, config.seed, side) for side in discriminator.networks},
     )
     for name, player in (("generator", generator), ("discriminator", discriminator)):
-        optimizer = torch.optim.Adam(player.parameters(), config.optimizer.lr, config.optimizer.betas, fused=True)
+        optimizer = torch.optim.Adam(
+            player.parameters(), config.optimizer.rate(name), config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
+        )
         training.optimizers[name] = optimizer
         training.wrapped[name], training.wrapped[f"{name}_optimizer"] = fabric.setup(player, optimizer)
     return training
@@ -135,10 +137,10 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
     """One step of both players: generators first, then the discriminators on the detached translations."""
     config, fabric = training.config, training.fabric
     progress = batch.first / config.budget
-    rate = config.optimizer.lr * constant_then_linear(progress, config.optimizer.constant)
-    for optimizer in training.optimizers.values():
+    share = constant_then_linear(progress, config.optimizer.constant)
+    for player, optimizer in training.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = share * config.optimizer.rate(player)
 
     source, target = (to_network(images.to(fabric.device, non_blocking=True)) for images in (batch.source, batch.target))
     labels = None if batch.labels is None else batch.labels.to(fabric.device, non_blocking=True)
@@ -157,7 +159,7 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
 
     training.seen = batch.first + images
     training.ema.update(training.generator.generators, training.seen, images)
-    return {**parts, **judged}, rate
+    return {**parts, **judged}, share * config.optimizer.lr
 
 
 def _step(training: Training, player: str, total: Tensor) -> None:

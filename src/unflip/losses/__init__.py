@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from unflip.losses.adversarial import Adversarial, Detail
 from unflip.losses.alignment import Structure, StructureConsistency, Texture
+from unflip.losses.hypervector import HypervectorConsistency
 from unflip.losses.nce import IdentityNCE, PatchNCE
 from unflip.losses.reconstruction import Cycle, Identity
 from unflip.losses.relation import Hdce, IdentityHdce, Src
 from unflip.losses.robustness import Robustness
+from unflip.losses.self_similarity import SelfSimilarity
 from unflip.losses.term import Nets, Setting, Site, Term
 
 TERMS: dict[str, type[Term]] = {
@@ -21,6 +23,8 @@ TERMS: dict[str, type[Term]] = {
     "hdce": Hdce,
     "identity_hdce": IdentityHdce,
     "src": Src,
+    "self_similarity": SelfSimilarity,
+    "vsa": HypervectorConsistency,
     "scc": StructureConsistency,
     "structure": Structure,
     "texture": Texture,

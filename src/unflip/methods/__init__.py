@@ -5,14 +5,16 @@ from __future__ import annotations
 from unflip.methods.cut import CUT, FASTCUT
 from unflip.methods.cyclegan import CYCLEGAN
 from unflip.methods.hneg_src import HNEG_SRC
+from unflip.methods.lsesim import LSESIM
 from unflip.methods.monce import MONCE
 from unflip.methods.recipe import Method, Recipe
 from unflip.methods.scc import SCC, SCC_CUT
 from unflip.methods.semst import SEMST
 from unflip.methods.srunit import SRUNIT
+from unflip.methods.vsait import VSAIT
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (CUT, FASTCUT, CYCLEGAN, SRUNIT, SEMST, SCC, SCC_CUT, HNEG_SRC, MONCE)
+    method.name: method for method in (CUT, FASTCUT, CYCLEGAN, SRUNIT, SEMST, SCC, SCC_CUT, HNEG_SRC, MONCE, LSESIM, VSAIT)
 }
 
 __all__ = ["METHODS", "Method", "Recipe"]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -36,9 +37,17 @@ class OptimizerConfig(Config):
     """Adam, and its learning rate over the run: constant, then linear to zero."""
 
     lr: PositiveFloat = 2e-4
+    discriminator_lr: PositiveFloat | None = None
+    """Default: lr."""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+    """Times the weights, added to their gradients (Adam's own, not AdamW's)."""
     constant: float = Field(default=0.5, ge=0, lt=1)
     """The share of the budget during which the rate stays constant."""
+
+    def rate(self, player: str) -> float:
+        """The first learning rate of "generator" or "discriminator"."""
+        return (self.discriminator_lr or self.lr) if player == "discriminator" else self.lr
 
 
 class Recipe(Config):

@@ -1,0 +1,185 @@
+"""Features of a fixed, pretrained network: VGG (Simonyan & Zisserman, ICLR 2015) as torchvision trained it on ImageNet.
+
+Not a module, so that no player trains it and no checkpoint holds it: a function, of which one copy serves all that call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unflip.config import Config, unknown
+from unflip.errors import UserError
+from unflip.seeding import torch_rng
+
+Network = Literal["vgg16", "vgg19"]
+Inputs = Literal["imagenet", "plain"]
+
+DEPTHS: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Convolutions per block."""
+WIDTHS = (64, 128, 256, 512, 512)
+URLS = {name: f"https://download.pytorch.org/models/{name}-{digest}.pth" for name, digest in (("vgg16", "397923af"), ("vgg19", "dcbb9e9d"))}
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB values in [0, 1]."""
+
+
+class Layer(NamedTuple):
+    """A layer whose activations ``(N, channels, H // stride, W // stride)`` can be taken. ``place``: in torchvision's ``.features``."""
+
+    place: int
+    channels: int
+    stride: int
+
+
+def layers(network: Network) -> dict[str, Layer]:
+    """All layers by name and in order: ``conv1_1``, ``relu1_1``, ``conv1_2``, ``relu1_2``, ``pool1``, ``conv2_1``, ..."""
+    table: dict[str, Layer] = {}
+    for block, (depth, width) in enumerate(zip(DEPTHS[network], WIDTHS, strict=True), 1):
+        for i in range(1, depth + 1):
+            for kind in ("conv", "relu"):
+                table[f"{kind}{block}_{i}"] = Layer(len(table), width, 2 ** (block - 1))
+        table[f"pool{block}"] = Layer(len(table), width, 2**block)
+    return table
+
+
+class FeaturesConfig(Config):
+    """Which network looks at the images."""
+
+    network: Network = "vgg16"
+    weights: Literal["imagenet", "random"] | str = Field(default="imagenet", min_length=1)
+    """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network. Otherwise a
+    file (.safetensors or .pth) with the weights of torchvision's network, or of its ``.features``."""
+    inputs: Inputs = "imagenet"
+    """``imagenet``: images are normalized as in the network's training. ``plain``: it sees them in [-1, 1]."""
+
+    def pick(self, names: Iterable[str]) -> tuple[Layer, ...]:
+        """The layers of these names.
+
+        Raises:
+            ValueError: the network has no layer of that name.
+        """
+        table = layers(self.network)
+        for name in names:
+            if name not in table:
+                raise ValueError(unknown(f"layer of {self.network}", name, table))
+        return tuple(table[name] for name in names)
+
+    def remark(self) -> str | None:
+        """What a reader of results must know; None: nothing."""
+        return f"features of a {self.network} with random weights, not of ImageNet's" if self.weights == "random" else None
+
+
+class Fixed:
+    """Images ``(N, C, H, W)`` in [-1, 1] to one tensor of activations for every layer, in the order asked for.
+
+    Computes nothing beyond the deepest layer. Gradient flows to the images; the weights never change.
+    """
+
+    def __init__(self, config: FeaturesConfig, names: tuple[str, ...]) -> None:
+        self.config = config
+        self.picked = config.pick(names)
+        _network(config.network, config.weights)  # what is wrong with the weights is said now, not in the first step
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = rgb(images if images.dtype == torch.float64 else images.float())
+        if self.config.inputs == "imagenet":
+            x = ((x + 1) / 2 - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(DEVIATION).view(3, 1, 1)
+        network = _placed(self.config.network, self.config.weights, x.device, x.dtype)
+        taken = {}
+        for i in range(1 + max(layer.place for layer in self.picked)):
+            x = taken[i] = network[i](x)
+        return tuple(taken[layer.place] for layer in self.picked)
+
+
+@lru_cache
+def features(config: FeaturesConfig, names: tuple[str, ...]) -> Fixed:
+    """The function from images to the activations of the layers ``names``; loads the weights if nothing did before.
+
+    Raises:
+        UserError: the weights cannot be had.
+        ValueError: the network has no layer of that name.
+    """
+    return Fixed(config, names)
+
+
+def rgb(images: Tensor) -> Tensor:
+    """``(N, 3, H, W)``: gray is repeated, and more channels are averaged to three, in their order."""
+    return images if images.shape[1] == 3 else F.adaptive_avg_pool3d(images, (3, *images.shape[-2:]))
+
+
+@lru_cache
+def _network(name: Network, weights: str) -> nn.Sequential:
+    """In float32 on the CPU, so that every device and precision is given the same weights."""
+    with torch.inference_mode(False):  # no gradient could be computed through what is made in inference mode
+        network = _vgg(name)
+        if weights == "random":
+            rng = torch_rng(0, "features", name)
+            for layer in network:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=rng)
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        else:
+            _load(network, name, weights)
+    return network.requires_grad_(False).eval()
+
+
+@lru_cache
+def _placed(name: Network, weights: str, device: torch.device, dtype: torch.dtype) -> nn.Sequential:
+    with torch.inference_mode(False):
+        network = _vgg(name).to(device, dtype)
+        network.load_state_dict(_network(name, weights).state_dict())
+    return network.requires_grad_(False).eval()
+
+
+def _vgg(name: Network) -> nn.Sequential:
+    """torchvision's ``.features``, but for the ReLUs, which leave the activations before them as they are."""
+    body = nn.Sequential()
+    channels = 3
+    for layer_name, layer in layers(name).items():
+        if layer_name.startswith("conv"):
+            body.append(nn.Conv2d(channels, layer.channels, 3, padding=1, device="meta").to_empty(device="cpu"))
+            channels = layer.channels
+        else:
+            body.append(nn.ReLU() if layer_name.startswith("relu") else nn.MaxPool2d(2))
+    return body
+
+
+def _load(network: nn.Sequential, name: Network, weights: str) -> None:
+    state = _downloaded(name) if weights == "imagenet" else _read(Path(weights))
+    if any(key.startswith("features.") for key in state):
+        state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        raise UserError(f"{weights} does not hold the weights of torchvision's {name}; set features.weights to a file that does") from error
+
+
+def _downloaded(name: Network) -> Mapping[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(URLS[name], map_location="cpu", progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be downloaded ({reason}); save {URLS[name]} by other means and set features.weights "
+            "to that file"
+        ) from error
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"features.weights is neither imagenet, random nor a file: {path}; give a .safetensors or .pth file")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the errors of pickle, zip and safetensors have no common base
+        raise UserError(f"cannot read weights from {path}; give a .safetensors file, or a .pth file of nothing but tensors") from error
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path} holds no state dict; give one of torchvision's network")
+    return state
