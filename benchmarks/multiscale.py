@@ -66,9 +66,7 @@ def make(folder: Path) -> None:
     )
     for name, look, first, count, labels in sets:
         if not (folder / name).is_dir() or len(list((folder / name).glob("*.png"))) < count:
-            streets.write(
-                folder / name, count=count, look=look, width=WIDTH, height=HEIGHT, first=first, labels=labels and folder / labels
-            )
+            streets.write(folder / name, count=count, look=look, width=WIDTH, height=HEIGHT, first=first, labels=labels and folder / labels)
 
 
 def read(path: Path) -> np.ndarray:

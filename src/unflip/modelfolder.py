@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from pydantic import PositiveInt, SerializeAsAny, ValidationError, field_validator
-from torch import Tensor, nn
+from torch import nn
 
 from unflip.config import Config, by_kind, problem
 from unflip.errors import UserError
@@ -19,6 +17,7 @@ from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
 from unflip.networks import GENERATORS, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
 from unflip.networks.multiscale import build
+from unflip.tensors import load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
@@ -109,37 +108,6 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{path} is not valid JSON; the model folder is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, at once."""
-    write_bytes(path, safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
-
-
-def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, whose SHA-256 must be ``digest`` where one is given."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; the folder is not complete")
-    if digest is not None and sha256(path) != digest:
-        raise UserError(f"{path} is damaged: its SHA-256 is not the recorded one")
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
-
-
-def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Load ``tensors`` into ``module`` if names and shapes agree completely; otherwise leave it as it is and say what differs."""
-    state = module.state_dict()
-    odd = sorted(state.keys() ^ tensors.keys())
-    if odd:
-        which = "lacks" if odd[0] in state else "has an unexpected"
-        raise UserError(f"{where} does not fit the configuration: it {which} tensor {odd[0]} (and {len(odd) - 1} more differ)")
-    for name, value in state.items():
-        if value.shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
-            raise UserError(f"{where} does not fit the configuration: tensor {name} is {shapes}")
-    module.load_state_dict(dict(tensors))
 
 
 def _card(config: ModelConfig) -> str:

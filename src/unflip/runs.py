@@ -22,6 +22,7 @@ from pydantic import (
 
 from unflip.config import Config, problem, unknown
 from unflip.data.images import parse_resize
+from unflip.data.labels import GivenClasses
 from unflip.errors import UserError
 from unflip.losses import TERMS
 from unflip.losses.term import Setting
@@ -38,8 +39,8 @@ class DataConfig(Config):
     """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
     source_labels: Path | None = None
     """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
-    classes: Path | None = None
-    """classes.json: names, palette and ignored ids of the labels."""
+    classes: GivenClasses | None = None
+    """Names, palette and ignored ids of the labels; given as the path of a classes.json."""
     flip: bool = True
     """Mirror half of the crops."""
     cache: Literal["auto", "memory", "none"] = "auto"
@@ -136,6 +137,12 @@ class RunConfig(Recipe):
     def _terms_can_work(self) -> RunConfig:
         if (self.data.source_labels is None) != (self.data.classes is None):
             raise ValueError("labels need both: the label maps (--source-labels DIR) and their classes (--classes FILE)")
+        labeled = [name for name, term in self.terms.items() if "labels" in term.needs and term.weight > 0]
+        if self.data.source_labels is not None and not labeled:
+            raise ValueError("labels of the source are given, but no term reads them; leave them out, or set semantic.weight=1")
+        if labeled and self.data.classes is not None:
+            update = {"classes": self.data.classes}
+            self._fill(terms={name: term.model_copy(update=update) if name in labeled else term for name, term in self.terms.items()})
         for name, term in self.terms.items():
             if term.weight == 0:
                 continue
@@ -177,6 +184,8 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     for key, value in fields.items():
         if value is not None:
             _put(values, ["data", key] if key in DataConfig.model_fields else [key], value)
+    if (values.get("data") or {}).get("source_labels") is not None:
+        values["terms"].setdefault("semantic", {})  # labels are given for it
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -229,7 +238,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-IMPLIED = ("generator.taps", "robustness.weight", "robustness.noise", "multiscale.window", "log_every", "sample_every", "checkpoint_every")
+IMPLIED = (
+    "generator.taps",
+    "robustness.weight",
+    "robustness.noise",
+    "multiscale.window",
+    "semantic.classes",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+)
 """Fields whose defaults follow from other fields."""
 
 
@@ -244,7 +262,7 @@ def _without_implied(given: dict[str, Any]) -> dict[str, Any]:
         fewer = copy.deepcopy(given)
         inner = fewer
         for part in place:
-            inner = inner.get(part, {})
+            inner = inner.get(part) or {}
         inner.pop(last, None)
         if RunConfig.model_validate(fewer) == whole:
             given = fewer

@@ -18,7 +18,7 @@ def methods(
 
     if name is None:
         for method in METHODS.values():
-            typer.echo(f"{method.name:12} {method.title:12} {method.summary}")
+            typer.echo(f"{method.name:12} {method.title:15} {method.summary}")
         return
     if name not in METHODS:
         raise UserError(unknown("method", name, METHODS))
@@ -36,4 +36,6 @@ def methods(
 
 
 def _fields(values: dict[str, object]) -> str:
-    return "  ".join(f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in values.items())
+    from unflip.runs import leaves
+
+    return "  ".join(f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in leaves(values).items())

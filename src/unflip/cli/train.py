@@ -13,7 +13,7 @@ def train(
     source: Annotated[Path | None, typer.Option(metavar="DIR", help="Source images: a folder, searched in depth, or a text list.")] = None,
     target: Annotated[Path | None, typer.Option(metavar="DIR", help="Target images: a folder, searched in depth, or a text list.")] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="A method of `unflip methods`.  [default: srunit]")] = None,
-    size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the training crops: 256, or 512x256.  [default: 256]")] = None,
+    size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the training crops: 256 or 512x256.  [default: 256]")] = None,
     budget: Annotated[int | None, typer.Option(metavar="N", help="Source images to see.  [default: the paper's epochs]")] = None,
     batch: Annotated[int | None, typer.Option(metavar="B", help="Images per step.  [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(metavar="K", help="All random choices follow from it.  [default: 0]")] = None,
@@ -21,9 +21,9 @@ def train(
     precision: Annotated[str | None, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.  [default: auto]")] = None,
     init: Annotated[Path | None, typer.Option(metavar="RUN", help="Start from another run's weights.")] = None,
     source_labels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Label maps of the source images, for the term semantic.")
+        Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path; turns on the term semantic.")
     ] = None,
-    classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json: names, palette, ignored ids.")] = None,
+    classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels: names, palette, ignored ids.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A config.yaml, whole or in part.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unflip.data.folders import Entry
 from unflip.data.images import parse_resize, read_rgb
+from unflip.data.store import Store
 from unflip.errors import UserError
 from unflip.seeding import numpy_rng
 from unflip.types import Batch, Size
@@ -29,40 +26,18 @@ class Images:
     """
 
     def __init__(self, entries: Sequence[Entry], resize: str = "none", cache: str = "auto", shared: bool = True) -> None:
-        if cache not in {"auto", "memory", "none"}:
-            raise UserError(f"not a cache setting, {cache!r}; use auto, memory or none")
         self.paths = [entry.path for entry in entries]
         self.resize = str(parse_resize(resize))
         self.sizes = [parse_resize(resize).size_for(entry.width, entry.height) for entry in entries]
         """(width, height) of each image, resized."""
-        self.pixels: Tensor | None = None
-        """All images in a row, flat; None where nothing is kept."""
-        self.filled = torch.zeros(len(entries), dtype=torch.uint8)
-        ends = torch.tensor([0, *(3 * width * height for width, height in self.sizes)]).cumsum(0)
-        self.starts: list[int] = ends.tolist()
-        total = self.starts[-1]
-        if cache == "memory" and shared and total > _free_shared_memory():
-            raise UserError(f"images need {total / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
-        if cache == "memory" or (cache == "auto" and _fits(total, shared)):
-            self.pixels = torch.empty(total, dtype=torch.uint8)
-            if shared:  # takes the memory at once, so that the next store sees what is left, and no worker can run out of it later
-                self.pixels.share_memory_()
-                self.filled.share_memory_()
+        self.store = Store([(height, width, 3) for width, height in self.sizes], self._decoded, cache, shared)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
         """The image, ``(H, W, 3)`` uint8; not to be written to. Raises ``UserError`` where the file is not what the survey saw."""
-        if self.pixels is None:
-            return self._decoded(index)
-        width, height = self.sizes[index]
-        image = self.pixels[self.starts[index] : self.starts[index + 1]].view(height, width, 3)
-        if not self.filled[index]:
-            # Two workers may get here at once: both write the same bytes, and the flag only after them.
-            image.copy_(self._decoded(index))
-            self.filled[index] = 1
-        return image
+        return self.store[index]
 
     def _decoded(self, index: int) -> Tensor:
         path, (width, height) = self.paths[index], self.sizes[index]
@@ -213,27 +188,3 @@ def _refuse_small(images: Images, size: Size) -> None:
         smallest = min(min(images.sizes[index]) for index in small)
         remedy = f"use --size {smallest} or less, or --set data.resize={f'short:{size.width}' if size.width == size.height else size}"
         raise UserError(f"{what}, such as {path} ({width}x{height}); {remedy}")
-
-
-def _fits(total: int, shared: bool) -> bool:
-    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training."""
-    return total <= _available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
-
-
-def _free_shared_memory() -> int:
-    """Free bytes in /dev/shm, small in containers by default; where there is none (not Linux), no such bound is known."""
-    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 2**62
-
-
-def _available_memory() -> int:
-    """Bytes of memory that can be had without swapping, as far as the system tells."""
-    known = []
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max": none
-            known.append(int(Path(limit).read_text()))
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no sysconf on Windows
-        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(known, default=8 * 2**30)

@@ -13,7 +13,7 @@ from torch import Tensor
 from unflip.engine.trainer import Training
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
-from unflip.modelfolder import load_exactly, read_tensors, write_tensors
+from unflip.tensors import load_exactly, read_tensors, write_tensors
 
 STATE, META, LATEST = "state.safetensors", "state.json", "latest"
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from unflip.losses.draws import Stream, TapShape
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Term
 from unflip.types import Step
@@ -87,14 +86,10 @@ class Distance(Term):
                 measured |= {f"{domain}_mean": found.mean, f"{domain}_std": found.std}
         return self.model_copy(update={key: value for key, value in measured.items() if getattr(self, key) is None})
 
-    def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> bool:
-        """Whether the view goes from the target set to the source set: nothing random, but a step does not say it."""
-        return stream.path[-1].startswith("to_source")
-
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert self.source_mean is not None and self.source_std is not None, "measured before training"
         assert self.target_mean is not None and self.target_std is not None
         ends = Moments(self.source_mean, self.source_std), Moments(self.target_mean, self.target_std)
-        before, after = reversed(ends) if drawn else ends
+        before, after = reversed(ends) if nets.backward else ends
         with full_precision(step.fake):
             return distance_change(at_least_float32(step.source), at_least_float32(step.fake), before, after, self.form)

@@ -27,6 +27,8 @@ class Nets:
     """The view's discriminator with its weights held fixed."""
     own: nn.Module | None = None
     """What the term's ``build`` returned: networks that nothing but this term uses."""
+    backward: bool = False
+    """The step translates target to source: the other half of a two-sided method."""
 
 
 class Site(NamedTuple):

@@ -157,11 +157,11 @@ def _plain(network: Generator | Multiscale) -> Generator:
 
 
 def _rotate(x: Tensor) -> Tensor:
-    return x.rot90(1, (-2, -1))
+    return x.rot90(-1, (-2, -1))  # clockwise, as published
 
 
 def _rotate_back(x: Tensor) -> Tensor:
-    return x.rot90(-1, (-2, -1))
+    return x.rot90(1, (-2, -1))
 
 
 def _upside_down(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from unflip.losses.adversarial import Adversarial, discriminator_loss
 from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.objective import evaluate, needs
 from unflip.losses.precision import at_least_float32, full_precision
-from unflip.methods.passes import FORWARD, SIDES, translate
+from unflip.methods.passes import BACKWARD, FORWARD, SIDES, translate
 from unflip.methods.recipe import Recipe
 from unflip.networks import Generator, Multiscale
 from unflip.networks.multiscale import build
@@ -39,6 +39,7 @@ class GeneratorPlayer(nn.Module):
         self.generators = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
         self.own = nn.ModuleDict()
+        seen = recipe.views(Size(4, 4), labels=True).values()
         for side in SIDES[recipe.sides]:
             ends = channels if side == FORWARD else channels[::-1]
             self.generators[side] = build(recipe.generator, recipe.multiscale, *ends, torch_rng(seed, "init", "generator", side))
@@ -47,8 +48,10 @@ class GeneratorPlayer(nn.Module):
                 widths = [tap.channels for tap in taps]
                 self.projectors[side] = recipe.projector.build(widths, torch_rng(seed, "init", "projector", side))
             for name, term in recipe.terms.items():
+                if term.weight == 0 or not any(term.needs <= view.provides for view in seen if view.direction == side):
+                    continue
                 with torch.random.fork_rng(devices=[]):
-                    own = term.build(Site(taps, ends, torch_rng(seed, "init", name, side))) if term.weight > 0 else None
+                    own = term.build(Site(taps, ends, torch_rng(seed, "init", name, side)))
                 if own is not None:
                     self.own[f"{side}_{name}"] = own
 
@@ -91,7 +94,7 @@ class GeneratorPlayer(nn.Module):
 
         def nets(view: str, term: str) -> Nets:
             side = directions[view]
-            return Nets(self.inner(side), projectors.get(side), discriminators[view], own.get(f"{side}_{term}"))
+            return Nets(self.inner(side), projectors.get(side), discriminators[view], own.get(f"{side}_{term}"), side == BACKWARD)
 
         total, parts = evaluate(self.terms, weights, steps, draws.terms, nets)
         return total, parts, {view: (step.target, step.fake.detach()) for view, step in steps.items()}

@@ -14,6 +14,7 @@ import torch
 import unflip
 from unflip import modelfolder
 from unflip.data.folders import Entry, find_images, same_folder, survey
+from unflip.data.labels import Labels, match_labels, survey_labels
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
@@ -24,14 +25,19 @@ from unflip.engine.trainer import Training, assemble
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, UserError
 from unflip.files import disk_errors, make_folder, undone_on_failure, write_bytes
+from unflip.losses import Term
+from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
 from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.runs import RunConfig, collect, from_yaml, leaves, to_yaml, validate
+from unflip.tensors import load_exactly, read_tensors
 from unflip.types import Batch
 
 SAMPLES = 6
 CHANNELS = (3, 3)
+MEASURED = 400
+"""Crops of each domain that terms may look at before training."""
 
 
 def configure(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> RunConfig:
@@ -56,8 +62,13 @@ def configure(method: str | None = None, *, file: Path | None = None, settings: 
 
 def _anywhere(config: RunConfig) -> RunConfig:
     """With absolute paths, so that a run's config.yaml works from any folder."""
-    data = config.data.model_copy(update={side: getattr(config.data, side).absolute() for side in ("source", "target")})
-    return config.model_copy(update={"data": data, "init": config.init and config.init.absolute()})
+    paths = {name: getattr(config.data, name) for name in ("source", "target", "source_labels")}
+    data = config.data.model_copy(update={name: path.absolute() for name, path in paths.items() if path is not None})
+    terms = dict(config.terms)
+    semantic = terms.get("semantic")
+    if isinstance(semantic, Semantic) and semantic.segmenter is not None:
+        terms["semantic"] = semantic.model_copy(update={"segmenter": semantic.segmenter.absolute()})
+    return config.model_copy(update={"data": data, "terms": terms, "init": config.init and config.init.absolute()})
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
@@ -77,7 +88,11 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     workers = _workers(config, fabric)
     entries = _survey(config, progress)
     store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
-    pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip)
+    labels = _labels(config, entries["source"], progress, shared=workers > 0)
+    pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
+    config = _measured(config, pairs)
+    if resume:
+        _refuse_another(out, config)
     training = assemble(config, CHANNELS, fabric)
     training.images = _digest(entries)
     if resume and checkpoint.latest(out / "checkpoints"):
@@ -94,6 +109,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
         make_folder(out / "samples")
         write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
+    for remark in _remarks(config):
+        say(remark)
     counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
     say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {fabric.device}")
 
@@ -134,6 +151,7 @@ def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None
             "budget": config.budget,
             "size": config.size.short,
             "seed": config.seed,
+            **({"remarks": _remarks(config)} if _remarks(config) else {}),
             "source_images": len(store["source"]),
             "target_images": len(store["target"]),
             "unflip": unflip.__version__,
@@ -160,6 +178,9 @@ def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
         return
     if not (out / "config.yaml").is_file():
         raise UserError(f"--out {out} holds no run to resume")
+
+
+def _refuse_another(out: Path, config: RunConfig) -> None:
     there, here = (leaves(each.model_dump(mode="json")) for each in (from_yaml(out / "config.yaml"), config))
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key):
@@ -181,6 +202,33 @@ def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
         with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
             entries[side] = survey(paths, lambda done, total, bar=bar: bar.show(done))  # type: ignore[misc]
     return entries
+
+
+def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool) -> Labels | None:
+    """The source's label maps, all checked, where the run has any."""
+    data = config.data
+    if data.source_labels is None or data.classes is None:
+        return None
+    paths = match_labels([image.path for image in images], data.source, data.source_labels)
+    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
+        found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
+    return Labels(found.entries, data.classes, data.resize, data.cache, shared)
+
+
+def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
+    """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and type(term).measure is not Term.measure]
+    if not asking:
+        return config
+    items = [pairs[i] for i in range(min(MEASURED, len(pairs)))]
+    crops = {side: to_network(torch.stack([item[k] for item in items])) for k, side in enumerate(("source", "target"))}  # type: ignore[misc]
+    return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
+
+
+def _remarks(config: RunConfig) -> list[str]:
+    """What readers of the run's results must know about it."""
+    found = (term.remark() for term in config.terms.values() if term.weight > 0)
+    return [remark for remark in found if remark]
 
 
 def _digest(entries: dict[str, list[Entry]]) -> str:
@@ -208,12 +256,12 @@ def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> N
     """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
     folder = modelfolder.find(path)
     config = modelfolder.read_config(folder)
-    tensors = modelfolder.read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
+    tensors = read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
     for network in (training.generator.generators, training.ema.network):
-        modelfolder.load_exactly(network, tensors, folder / modelfolder.WEIGHTS)
+        load_exactly(network, tensors, folder / modelfolder.WEIGHTS)
     projector = folder / modelfolder.PROJECTOR
     if len(training.generator.projectors) and not projector.is_file():
         say(f"{folder} has no projector: the run starts with a new one")
     elif len(training.generator.projectors):
-        tensors = modelfolder.read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
-        modelfolder.load_exactly(training.generator.projectors, tensors, projector)
+        tensors = read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
+        load_exactly(training.generator.projectors, tensors, projector)
