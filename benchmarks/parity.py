@@ -384,7 +384,7 @@ def generator_outcome(
 def discriminator_outcome(recipe: Recipe, model: PublishedModel, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Outcome:
     """What our discriminators' player makes of the images."""
     _, discriminator = players(recipe, model)
-    total, _ = discriminator(*({side: x.detach() for side, x in seen.items()} for seen in (reals, fakes)))
+    total, _ = discriminator({side: (reals[side].detach(), fakes[side].detach()) for side in reals})
     total.backward()
     return {"value": [total.detach()], "gradient of D": gradients(discriminator)}
 
