@@ -151,6 +151,7 @@ def test_random_weights_are_always_the_same_and_keep_the_scale() -> None:
         assert 0.1 < b.std() < 10
     assert RANDOM.remark() and "random" in RANDOM.remark()
     assert FeaturesConfig().remark() is None
+    assert "mine.pth" in (FeaturesConfig(weights="mine.pth").remark() or "")
 
 
 def test_it_is_fixed_and_shared_and_lets_gradient_through() -> None:

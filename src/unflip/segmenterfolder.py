@@ -69,12 +69,12 @@ def read_segmenter(path: Path) -> tuple[Path, SegmenterModelConfig]:
     """The segmenter's folder at ``path``, and its configuration; the weights are not touched."""
     folder = next((place for place in (path, path / "model") if (place / "config.json").is_file()), None)
     if folder is None:
-        raise UserError(f"no segmenter, {path}; give a folder that `unflip segmenter` wrote")
+        raise UserError(f"no segmenter, {path}; give the folder of a trained segmenter")
     file = folder / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("kind") != "segmenter":
-            raise UserError(f"a {values.get('kind')}, not a segmenter, {folder}; give a folder that `unflip segmenter` wrote")
+            raise UserError(f"a {values.get('kind')}, not a segmenter, {folder}; give the folder of a trained segmenter")
         return folder, SegmenterModelConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{file}: {problem(error)}") from None

@@ -52,7 +52,7 @@ class Density(Term):
     rate: PositiveFloat = 5.0
     """The flows learn this many times faster than the generator (as released: 0.001 to 0.0002)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features.source", "features.target", "features.fake"})
+    needs: ClassVar[frozenset[str]] = frozenset({"fake", "features.source", "features.target", "features.fake"})
 
     def build(self, site: Site) -> Densities:
         return Densities([tap.channels for tap in site.taps], self.width, self.rate, site.rng)

@@ -24,7 +24,7 @@ class Geometry(Term):
     weight: NonNegativeFloat = 20.0
     """As released: lambda_AB 10 times lambda_gc 2."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"turned"})
+    needs: ClassVar[frozenset[str]] = frozenset({"fake", "turned"})
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert step.turned is not None

@@ -20,6 +20,10 @@ class DiscriminatorConfig(Config, ABC):
     def smallest(self) -> int:
         """The shortest image side that it can judge."""
 
+    def remark(self) -> str | None:
+        """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""
+        return None
+
     @abstractmethod
     def build(self, in_channels: int, rng: torch.Generator) -> nn.Module:
         """The network with weights freshly drawn from ``rng``: images ``(N, C, H, W)`` to logits of any shape ``(N, ...)``."""

@@ -74,7 +74,11 @@ class FeaturesConfig(Config):
 
     def remark(self) -> str | None:
         """What a reader of results must know; None: nothing."""
-        return f"features of a {self.network} with random weights, not of ImageNet's" if self.weights == "random" else None
+        if self.weights == "imagenet":
+            return None
+        if self.weights == "random":
+            return f"features of a {self.network} with random weights, not ImageNet's"
+        return f"features of a {self.network} with the weights {self.weights}"
 
 
 class Fixed:

@@ -131,6 +131,9 @@ class HypervectorDiscriminatorConfig(DiscriminatorConfig):
     def smallest(self) -> int:
         return self.vectors.stride
 
+    def remark(self) -> str | None:
+        return self.vectors.remark()
+
     def build(self, in_channels: int, rng: torch.Generator) -> HypervectorDiscriminator:
         hypervectors(self.vectors)
         return HypervectorDiscriminator(self, rng)

@@ -28,6 +28,7 @@ from unflip.files import disk_errors, make_folder, undone_on_failure, write_byte
 from unflip.losses import Term
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
+from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.runs import RunConfig, collect, from_yaml, leaves, to_yaml, validate
@@ -227,8 +228,8 @@ def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
 
 def _remarks(config: RunConfig) -> list[str]:
     """What readers of the run's results must know about it."""
-    found = (term.remark() for term in config.terms.values() if term.weight > 0)
-    return [remark for remark in found if remark]
+    speakers: list[Term | DiscriminatorConfig] = [*(term for term in config.terms.values() if term.weight > 0), config.discriminator]
+    return list(dict.fromkeys(remark for speaker in speakers if (remark := speaker.remark())))
 
 
 def _digest(entries: dict[str, list[Entry]]) -> str:
