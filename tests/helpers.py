@@ -19,9 +19,11 @@ from unflip.networks import Generator, ResnetConfig
 from unflip.types import Batch, Size
 
 Network = TypeVar("Network", bound=nn.Module)
-SMALL = {"width": 4, "blocks": 2, "layers": 2}
+SMALL = {"width": 4, "blocks": 2, "layers": 2, "patches": 16, "queries": 16, "dimension": 32, "weights": "random"}
 SIZE = 32
 CHANNELS = (3, 3)
+CLASSES = 4
+"""Of the labels."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -109,21 +111,31 @@ def reach(network: nn.Module, x: Tensor, pixel: Callable[[Tensor], Tensor]) -> t
 
 
 def shrunk(config: Config) -> dict[str, Any]:
-    """What is set in a network's config, at a size for tests."""
-    values = config.model_dump(exclude={"taps"})
-    return values | {name: value for name, value in SMALL.items() if name in type(config).model_fields}
+    """What is set in the config of a network or term, at a size for tests, and without weights that must be downloaded."""
+    return smaller(config.model_dump(exclude={"taps"}))
+
+
+def smaller(values: dict[str, Any]) -> dict[str, Any]:
+    def small(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return smaller(value)
+        return value[:2] if isinstance(value, tuple) and name == "layers" else SMALL.get(name, value)
+
+    return {name: small(name, value) for name, value in values.items()}
 
 
 def small_recipe(recipe: Recipe, **changes: Any) -> Recipe:
-    """A method's recipe with small networks and few patches."""
+    """A method's recipe with small networks and few patches, its terms knowing what they must of the data."""
     values = recipe.model_dump()
     values |= {"generator": shrunk(recipe.generator), "discriminator": shrunk(recipe.discriminator)}
+    values["terms"] = {name: shrunk(term) for name, term in recipe.terms.items()}
+    if recipe.multiscale is not None:
+        values["multiscale"]["attention"] = 4
     if recipe.projector is not None:
         values["projector"]["width"] = 16
-    for term in values["terms"].values():
-        if "patches" in term:
-            term["patches"] = 16
-    return Recipe.model_validate(values | changes)
+    small = Recipe.model_validate(values | changes)
+    crops = {side: images(4, seed=100 + i) for i, side in enumerate(("source", "target"))}
+    return small.model_copy(update={"terms": {name: term.measure(crops) for name, term in small.terms.items()}})
 
 
 class Players(NamedTuple):
@@ -141,16 +153,22 @@ class Players(NamedTuple):
             player.double()
             if lively_weights:
                 scale_weights(player, seed + i)
-        optimizers = {name: torch.optim.Adam(player.parameters(), lr, recipe.optimizer.betas) for name, player in players.items()}
+        rates = {name: lr * recipe.optimizer.rate(name) / recipe.optimizer.lr for name in players}
+        decay = recipe.optimizer.weight_decay
+        optimizers = {
+            name: torch.optim.Adam(player.parameters(), rates[name], recipe.optimizer.betas, weight_decay=decay)
+            for name, player in players.items()
+        }
         return cls(recipe, players["generator"], players["discriminator"], optimizers)
 
     def weights(self, progress: float = 0.5, step: int = 0) -> dict[str, float]:
         return active(self.recipe.terms, progress, step)
 
     def draws(self, weights: dict[str, float], first: int = 0, n: int = 2, seed: int = 0, size: int = SIZE, progress: float = 0.5) -> Draws:
-        """The draws of one step, as the trainer makes them."""
-        nothing = torch.zeros(n, 3, size, size)
-        return self.generator.draw(weights, Batch(nothing, nothing, first, first // n), Size(size, size), seed=seed, progress=progress)
+        """The draws of one step, as the trainer makes them; there are labels."""
+        nothing, unlabeled = torch.zeros(n, 3, size, size), torch.full((n, size, size), -1)
+        given = Batch(nothing, nothing, first, first // n, unlabeled)
+        return self.generator.draw(weights, given, Size(size, size), seed=seed, progress=progress)
 
     def play(self, batch: Batch, progress: float, seed: int = 0) -> dict[str, float]:
         """One step of both players, as the trainer does it: generators first, then discriminators on the detached translations."""
@@ -171,8 +189,16 @@ class Players(NamedTuple):
         self.optimizers[player].step()
 
 
+def labels(n: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
+    """Squares of classes, 0 to CLASSES - 1, and some ignored ones, -1: ``(n, size, size)`` int64."""
+    classes = np.random.default_rng([seed, n, size]).integers(-1, CLASSES, (n, -(-size // 4), -(-size // 4)))
+    return torch.from_numpy(classes.repeat(4, 1).repeat(4, 2)[:, :size, :size].copy())
+
+
 def batch(first: int = 0, n: int = 2, size: int = SIZE) -> Batch:
-    return Batch(images(n, size, seed=2 * first), images(n, size, seed=2 * first + 1), first, first // n)
+    """With labels, which only the terms that need them see."""
+    source, target = images(n, size, seed=2 * first), images(n, size, seed=2 * first + 1)
+    return Batch(source, target, first, first // n, labels(n, size, first))
 
 
 @contextmanager

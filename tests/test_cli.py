@@ -31,6 +31,7 @@ from unflip.files import sha256
 from unflip.losses import TERMS
 from unflip.methods import METHODS
 from unflip.networks import ResnetConfig
+from unflip.runs import leaves
 
 # Names and flags are never renamed or removed. What is added is added here too.
 VERBS: dict[str, list[str]] = {
@@ -47,6 +48,8 @@ VERBS: dict[str, list[str]] = {
         "--device",
         "--precision",
         "--init",
+        "--source-labels",
+        "--classes",
         "--config",
         "--set",
         "--resume",
@@ -125,6 +128,11 @@ def test_methods(cli: Callable[..., Any]) -> None:
     assert all(method.title in line and method.summary in line for method, line in zip(METHODS.values(), lines, strict=True))
 
 
+def written(values: dict[str, Any]) -> dict[str, str]:
+    """As ``unflip methods`` shows fields: by dotted key, as --set takes it."""
+    return {key: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for key, value in leaves(values).items()}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_in_full(cli: Callable[..., Any], name: str) -> None:
     method = METHODS[name]
@@ -137,11 +145,11 @@ def test_a_method_in_full(cli: Callable[..., Any], name: str) -> None:
     for title, fields in zip(lines[::2], lines[1::2], strict=True):
         shown[title.split(":")[0].strip()] = dict(field.split("=") for field in fields.split())
         assert title.split(": ")[1].strip(), "no description"
-    assert shown == {name: {key: str(value) for key, value in term.model_dump().items()} for name, term in method.recipe.terms.items()}
+    assert shown == {name: written(term.model_dump()) for name, term in method.recipe.terms.items()}
     for key, value in method.recipe.model_dump(exclude={"terms"}).items():
         [line] = [line.strip() for line in networks.splitlines() if line.strip().startswith(f"{key}:")]
-        for field in value if isinstance(value, dict) else ():
-            assert f"{field}=" in line
+        for field, shown in written(value).items() if isinstance(value, dict) else ():
+            assert f"{field}={shown}" in line
 
 
 # --- calls that are wrong
@@ -179,6 +187,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01\x80")
     (root / "unknown.yaml").write_text("method: fastcut\ngenerator: {widht: 3}\n")
     (root / "cut.yaml").write_text("method: cut\n")
+    (root / "classes.json").write_text('{"names": ["road", "sky"], "palette": [[0, 0, 0], [0, 0, 9]]}')
     (root / "method_list.yaml").write_text("method: [cut]\n")
     (root / "no_model").mkdir()
     (root / "no_model/log.jsonl").write_text("")
@@ -243,7 +252,20 @@ TRAIN = {
     "seed -1": ("--seed -1", "seed"),
     "size that is no multiple": ("--size 34", "34", "multiple of 4", "36"),
     "size too small": ("--size 12", "12", "too small", "16"),
-    "size of a word": ("--size big", "--size"),
+    "size of a word": ("--size big", "size", "'big'", "512x256"),
+    "size with half a side": ("--size 36x", "size", "'36x'"),
+    "size of three sides": ("--size 36x36x36", "size", "'36x36x36'"),
+    "size below nothing": ("--size -36", "size", "'-36'"),
+    "size of nothing": ("--size 36x0", "size", "at least 1 pixel"),
+    "oblong size that is no multiple": ("--size 36x34", "36x34", "multiple of 4", "36"),
+    "oblong size too small": ("--size 36x12", "36x12", "too small", "16"),
+    "all images smaller than the oblong crop": ("--size 40x20", "smaller than the 40x20 crop", "36x36", "data.resize=40x20"),
+    "labels without classes": ("--source-labels source", "--source-labels DIR", "--classes FILE"),
+    "classes without labels": ("--classes classes.json", "--source-labels DIR", "--classes FILE"),
+    "classes that are none": ("--source-labels source --classes file", "classes", "file", "not valid JSON"),
+    "labels that no term reads": ("--source-labels source --classes classes.json --set semantic.weight=0", "no term reads them"),
+    "labels of unknown classes": ("--source-labels source --classes classes.json", "3 of 3 label maps", "source/0.png", "no class"),
+    "a term without its labels": ("--set semantic.weight=1", "term semantic", "--source-labels DIR --classes FILE"),
     "out holds another run": ("--out another_run", "another_run", "not empty"),
     "out is a file": ("--out file", "file"),
     "out is under a file": ("--out file/run", "file/run", "a part of that path is a file"),

@@ -6,20 +6,23 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers import (
     CHANNELS,
+    CLASSES,
     SIZE,
     Players,
     batch,
     images,
+    labels,
     lively,
     positive,
     reach,
@@ -35,10 +38,10 @@ from unflip.errors import UserError
 from unflip.losses import TERMS, Nets, Term
 from unflip.losses.objective import active
 from unflip.methods import METHODS, Recipe
-from unflip.methods.passes import SIDES, provided
-from unflip.networks import DISCRIMINATORS, GENERATORS, Generator, ResnetConfig
+from unflip.methods.passes import SIDES, Turn, views
+from unflip.networks import DISCRIMINATORS, GENERATORS, Generator, MultiscaleConfig, ResnetConfig
 from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
-from unflip.types import Step
+from unflip.types import Batch, Size, Step
 
 each_method = pytest.mark.parametrize("method", METHODS)
 each_term = pytest.mark.parametrize("name", TERMS)
@@ -50,15 +53,40 @@ def players_of(method: str, **arguments: Any) -> Players:
     return Players.of(small_recipe(METHODS[method].recipe), **arguments)
 
 
-def recipe_with(name: str, **fields: Any) -> Recipe:
-    """A small recipe with the game and one term more, in as many directions as the term needs."""
-    sides = next(sides for sides in SIDES if TERMS[name].needs <= provided(sides))
-    terms = {"adversarial": {}} | {name: fields or {}}
-    return small_recipe(Recipe(sides=sides, terms=terms, projector={"width": 16}))
+SHAPES: list[dict[str, Any]] = [
+    {"sides": sides, "turn": turn, "multiscale": multiscale}
+    for multiscale, turn, sides in product((None, {}), get_args(Turn), SIDES)
+    if turn == "none" or multiscale is None
+]
+"""Everything by which recipes differ in the views that they have, the simplest first."""
+SEEN: dict[str, Any] = {"names": ["road", "sky", "tree", "car"], "palette": [[i, i, 9] for i in range(CLASSES)]}
+"""The classes of the labels."""
+FIELDS: dict[str, dict[str, Any]] = {"semantic": {"classes": SEEN}}
+"""What a term must be told before it can do anything."""
 
 
-def losses(players: Players, weights: dict[str, float], **draws: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The generator side's total, parts and translations for one fixed batch and fixed draws."""
+def shapes_for(name: str) -> list[dict[str, Any]]:
+    """The shapes of recipes in which some view provides what a term needs."""
+    found = []
+    for shape in SHAPES:
+        given = views(shape["sides"], shape["turn"], shape["multiscale"] is not None, Size(SIZE, SIZE), labels=True)
+        if any(TERMS[name].needs <= view.provides for view in given.values()):
+            found.append(shape)
+    assert found, f"no recipe provides {set(TERMS[name].needs)}"
+    return found
+
+
+def recipe_with(name: str, shape: dict[str, Any] | None = None, **fields: Any) -> Recipe:
+    """A small recipe with the game and one term more, of the simplest shape that provides what the term needs."""
+    terms = {"adversarial": {}} | {name: FIELDS.get(name, {}) | fields}
+    return small_recipe(Recipe(**(shape or shapes_for(name)[0]), terms=terms, projector={"width": 16}))
+
+
+Shown = dict[str, tuple[Tensor, Tensor]]
+
+
+def losses(players: Players, weights: dict[str, float], **draws: Any) -> tuple[Tensor, dict[str, Tensor], Shown]:
+    """The generator side's total, parts, and what the discriminators will see, for one fixed batch and fixed draws."""
     return players.generator(batch(), players.draws(weights, **draws), weights, players.discriminator.frozen())
 
 
@@ -77,7 +105,7 @@ def test_a_methods_terms_get_what_they_need(method: str) -> None:
     recipe = METHODS[method].recipe
     for name, term in recipe.terms.items():
         assert type(term) is TERMS[name]
-        assert term.needs <= provided(recipe.sides)
+        assert any(term.needs <= view.provides for view in recipe.views(Size(SIZE, SIZE), labels=True).values())
         assert not term.projects or recipe.projector is not None
     assert Recipe.model_validate(recipe.model_dump()) == recipe
 
@@ -101,8 +129,8 @@ def test_three_steps_are_finite_and_move_every_network(method: str) -> None:
 @each_method
 def test_gradient_reaches_its_own_player_only(method: str) -> None:
     players = players_of(method)
-    total, parts, fakes = losses(players, players.weights())
-    assert not any(x.requires_grad for x in (*parts.values(), *fakes.values()))
+    total, parts, shown = losses(players, players.weights())
+    assert not any(x.requires_grad for x in (*parts.values(), *(x for pair in shown.values() for x in pair)))
     total.backward()
     assert all(p.grad is None for p in players.discriminator.parameters())
     for name, p in players.generator.named_parameters():
@@ -110,7 +138,7 @@ def test_gradient_reaches_its_own_player_only(method: str) -> None:
         assert p.ndim == 1 or p.grad.abs().max() > 0, f"{name} has no gradient"  # a bias before a norm has none, exactly
     own = {n: p.grad.clone() for n, p in players.generator.named_parameters()}
 
-    total, parts = players.discriminator({side: images(2, seed=9) for side in fakes}, fakes)
+    total, parts = players.discriminator(shown)
     assert not any(part.requires_grad for part in parts.values())
     total.backward()
     assert all(torch.equal(p.grad, own[n]) for n, p in players.generator.named_parameters())
@@ -121,9 +149,10 @@ def test_gradient_reaches_its_own_player_only(method: str) -> None:
 def test_the_game_pulls_at_the_translation(method: str) -> None:
     """The discriminators are fixed, not absent: the adversarial part's gradient is theirs, at their current weights."""
     players = players_of(method)
-    total, parts, fakes = losses(players, {"adversarial": 1.0})
+    total, parts, shown = losses(players, {"adversarial": 1.0})
+    far_from_real = {"least_squares": lambda logits: (logits - 1) ** 2, "hinge": lambda logits: -logits}[players.discriminator.form]
     with torch.no_grad():
-        expected = sum(((network(lively(fakes[side])) - 1) ** 2).mean() for side, network in players.discriminator.networks.items())
+        expected = sum(far_from_real(network(lively(shown[view][1]))).mean() for view, network in players.discriminator.networks.items())
         assert same(parts["adversarial"], expected)
         for p in players.discriminator.parameters():
             p.mul_(0.5)
@@ -149,18 +178,16 @@ def test_the_total_is_the_weighted_sum_and_misses_what_is_left_out(method: str) 
 @each_method
 def test_a_methods_total_is_the_mean_over_its_images(method: str) -> None:
     """No loss depends on how images are batched, where all draws are an image's own; a tap and a flip are a step's."""
-    players = players_of(method)
-    weights = {name: weight for name, weight in players.weights().items() if name != "robustness"}
-    players.recipe.terms.pop("robustness", None)
-    recipe = players.recipe.model_copy(update={"flip_equivariance": False})
-    players = players._replace(recipe=recipe)
+    recipe = small_recipe(METHODS[method].recipe, flip_equivariance=False)
+    players = Players.of(recipe.model_copy(update={"terms": {n: term for n, term in recipe.terms.items() if n != "robustness"}}))
+    weights = players.weights()
     whole = batch(0, 3)
     with torch.no_grad():
         opponents = players.discriminator.frozen()
         together = players.generator(whole, players.draws(weights, 0, 3), weights, opponents)[0]
         alone = []
         for i in range(3):
-            one = whole._replace(source=whole.source[i : i + 1], target=whole.target[i : i + 1], first=i)
+            one = Batch(whole.source[i : i + 1], whole.target[i : i + 1], i, 0, whole.labels[i : i + 1])
             alone.append(players.generator(one, players.draws(weights, i, 1), weights, opponents)[0])
     assert same(together, torch.stack(alone).mean(), 1e-10)
     assert not same(together, alone[0], 1e-4)
@@ -176,10 +203,18 @@ def test_players_are_functions_of_the_seed(method: str) -> None:
     for x, y, z in zip((a.generator, a.discriminator), (b.generator, b.discriminator), (other.generator, other.discriminator), strict=True):
         state, again, different = x.state_dict(), y.state_dict(), z.state_dict()
         assert all(torch.equal(state[n], again[n]) for n in state)
-        assert not any(torch.equal(state[n], different[n]) for n in state if n.endswith("weight"))
+        drawn = [n for n in state if n.endswith("weight") and state[n].any()]  # some begin at 0
+        assert len(drawn) > 0.8 * sum(n.endswith("weight") for n in state)
+        assert not any(torch.equal(state[n], different[n]) for n in drawn)
     if recipe.sides == 2:
-        weights = [dict(a.generator.generators[side].named_parameters()) for side in SIDES[2]]
-        assert not any(torch.equal(weights[0][n], weights[1][n]) for n in weights[0] if n.endswith("weight"))
+        assert_no_shared_weights([a.generator.generators[side] for side in SIDES[2]])
+    assert_no_shared_weights(list(a.discriminator.networks.values()))
+
+
+def assert_no_shared_weights(networks: list[nn.Module]) -> None:
+    weights = [dict(network.named_parameters()) for network in networks]
+    for one, other in combinations(weights, 2):
+        assert not any(torch.equal(one[n], other[n]) for n in one if n.endswith("weight"))
 
 
 # --- terms
@@ -204,18 +239,23 @@ def test_a_term_falls_when_it_alone_is_minimized(name: str) -> None:
 def test_a_term_reads_what_it_needs(name: str) -> None:
     """Without any one of the things that it declares, it cannot be computed (or it declares too much, which costs a pass)."""
     players = Players.of(recipe_with(name))
-    side, generator = next(iter(players.generator._generators().items()))
-    projector, term = dict(players.generator.projectors.items()).get(side), players.recipe.terms[name]
-    drawn = players.draws({name: 1.0}).terms[side][name]
-    nets = Nets(generator, projector, players.discriminator.frozen()[side])
-    x = images(2)
-    features = {of: generator.encode(images(2, seed=i)) for i, of in enumerate(("source", "target", "fake", "identity"))}
-    whole = {"fake": x, "identity": x + 0.1, "cycled": x - 0.1}
+    term = players.recipe.terms[name]
+    given = players.recipe.views(Size(SIZE, SIZE), labels=True)
+    view, (side, (width, height), _) = next((view, found) for view, found in given.items() if term.needs <= found.provides)
+    assert width == height, "images are square here"
+    generator, own = players.generator.inner(side), dict(players.generator.own.items()).get(f"{side}_{name}")
+    drawn = players.draws({name: 1.0}).terms[view][name]
+    nets = Nets(generator, players.generator.projectors[side], players.discriminator.frozen()[view], own)
+    x = images(2, width)
+    features = {of: generator.encode(images(2, width, seed=i)) for i, of in enumerate(("source", "target", "fake", "identity"))}
+    whole = {"fake": x, "identity": x + 0.1, "cycled": x - 0.1, "turned": x - 0.2, "detail": x + 0.2, "labels": labels(2, width)}
+    known = {*whole, *(f"features.{of}" for of in features)}
+    assert term.needs <= known, "a new kind of need is to be added here"
 
     def value(needs: frozenset[str]) -> Tensor:
         given = {key: item if key in needs else None for key, item in whole.items()}
         taken = {of: f for of, f in features.items() if f"features.{of}" in needs}
-        return term(Step(images(2, seed=8), images(2, seed=9), features=taken, **given), drawn, nets)
+        return term(Step(images(2, width, seed=8), images(2, width, seed=9), features=taken, **given), drawn, nets)
 
     with torch.no_grad():
         assert value(term.needs).isfinite()
@@ -231,6 +271,40 @@ def test_a_term_leaves_no_choice_to_its_call(name: str) -> None:
     with torch.no_grad(), untouched_global_rng():
         first, second = (losses(players, {name: 1.0})[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def each_shape() -> Any:
+    return pytest.mark.parametrize(
+        ("name", "shape"),
+        [(name, shape) for name in TERMS for shape in shapes_for(name)],
+        ids=lambda value: value if isinstance(value, str) else "-".join(str(part).replace("{}", "multiscale") for part in value.values()),
+    )
+
+
+@each_shape()
+def test_a_term_is_evaluated_in_every_view_that_provides_for_it(name: str, shape: dict[str, Any]) -> None:
+    """And in no other; its part is the sum over them. The passes give it what it declares, and nothing else."""
+    players = Players.of(recipe_with(name, shape))
+    given = players.recipe.views(Size(SIZE, SIZE), labels=True)
+    draws = players.draws({name: 1.0})
+    applying = [view for view, found in given.items() if players.recipe.terms[name].needs <= found.provides]
+    assert list(draws.terms) == list(given)
+    assert [view for view in given if name in draws.terms[view]] == applying
+    with torch.no_grad():
+        opponents = players.discriminator.frozen()
+        _, parts, shown = players.generator(batch(), draws, {name: 1.0}, opponents)
+        assert list(shown) == list(given) == list(opponents)
+        assert set(parts) == {name} and parts[name].isfinite()
+        alone = [
+            players.generator(
+                batch(),
+                draws._replace(terms={view: {name: draws.terms[view][name]} if view == only else {} for view in given}),
+                {name: 1.0},
+                opponents,
+            )[1][name]
+            for only in applying
+        ]
+    assert same(parts[name], torch.stack(alone).sum(), 1e-9)
 
 
 @each_term
@@ -254,7 +328,8 @@ def test_a_weight_below_zero_is_refused(name: str) -> None:
 
 @each_term
 def test_weight_start_and_every(name: str) -> None:
-    term = TERMS[name](weight=0.5, start=0.25, every=3)
+    at_once = {"warmup": 0.0} if "warmup" in TERMS[name].model_fields else {}
+    term = TERMS[name](weight=0.5, start=0.25, every=3, **at_once)
     assert [term.weight_at(0.5, step) for step in range(6)] == [1.5, 0, 0, 1.5, 0, 0]
     assert [term.weight_at(progress, 0) for progress in (0, 0.2499, 0.25, 1)] == [0, 0, 1.5, 1.5]
     assert active({name: term}, 0.1, 0) == {}
@@ -409,7 +484,7 @@ def test_a_discriminator_keeps_its_contract(kind: str) -> None:
             logits = network(x)
             assert logits.ndim == 4 and logits.shape[:2] == (2, 1)
             assert logits.isfinite().all()
-            assert logits.std() > 0.1
+            assert logits.std() > 0.05 * logits.abs().max() > 0
             assert same(logits, torch.cat([network(x[:1]), network(x[1:])]))
     assert config.build(5, rng())(torch.zeros(1, 5, SIZE, SIZE)).shape[0] == 1
 
@@ -441,6 +516,8 @@ def test_a_runs_recipe_is_the_methods(method: str) -> None:
     assert config.method == method
     for name in Recipe.model_fields:
         ours, theirs = getattr(config, name), getattr(METHODS[method].recipe, name)
+        if name == "multiscale" and theirs is not None:
+            theirs = theirs.model_copy(update={"window": Size(128, 128)})  # half of the default crop
         assert ours == theirs and type(ours) is type(theirs), name
     assert configured(None).method == "srunit"
 
@@ -472,7 +549,7 @@ def leaves(config: Config, path: str = "") -> Iterator[Leaf]:
         elif name == "terms":
             for term, record in value.items():
                 yield from leaves(record, f"{term}.")
-        elif name != "projector" or value is not None:
+        elif name not in ("projector", "multiscale") or value is not None:
             yield f"{path}{name}", value, field.annotation
 
 
@@ -490,16 +567,20 @@ def options(annotation: Any) -> list[Any]:
 def others(path: str, value: Any, annotation: Any) -> list[Any]:
     """Values to try instead of ``value``, of the same type."""
     choices = [option for option in options(annotation) if option != value]
-    if isinstance(value, bool):
+    if path == "data.classes":
+        choices.append(SEEN)
+    elif isinstance(value, bool):
         choices.append(not value)
     elif isinstance(value, int):
         choices += [value * 2, value + 1, max(value // 2, 1)]
     elif isinstance(value, float):
         choices += [value / 2, value + 0.25]
+    elif isinstance(value, Size):
+        choices.append("192x128")
     elif isinstance(value, tuple):
-        choices += [list(value[:-1]), [0.1, 0.2]]
+        choices += [list(value[:-1]), [0.1, 0.2], ["down1"]]
     elif isinstance(value, Path) or value is None:
-        choices.append("elsewhere")
+        choices += ["elsewhere", 0.001]
     elif path == "data.resize":
         choices.append("short:300")
     elif path == "data.workers":
@@ -509,10 +590,36 @@ def others(path: str, value: Any, annotation: Any) -> list[Any]:
 
 def text(value: Any) -> str:
     """``value`` as one types it."""
+    if isinstance(value, Size):
+        value = value.short
     return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
-ONLY_ONE = {("cyclegan", "sides")}  # its cycle needs both directions
+def at(config: Config, path: str) -> Any:
+    """The value at a dotted path; a term's name stands for ``terms.<name>``."""
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part) if part in type(value).model_fields else value.terms[part]
+    return value
+
+
+LABELED = f"data.classes={json.dumps(SEEN)}", "data.source_labels=labels", "semantic.weight=1"
+BESIDES: dict[tuple[str | None, str], tuple[str, ...]] = {
+    (None, "data.source_labels"): LABELED,
+    (None, "data.classes"): LABELED,
+    (None, "distance.form"): ("batch=2",),
+    ("fastcut", "turn"): ("flip_equivariance=false",),
+    ("semst", "turn"): ("multiscale=null", "detail.weight=0"),
+    ("gcgan", "flip_equivariance"): ("turn=none", "geometry.weight=0"),
+    ("cyclegan", "sides"): ("cycle.weight=0",),
+    ("scc", "sides"): ("cycle.weight=0",),
+}
+"""What else must be set where a field, of one method or of any, is to have another value."""
+
+
+def with_(method: str, path: str, value: Any) -> RunConfig:
+    """A method's configuration with one more setting, as a user types it, and with what that asks for."""
+    return configured(method, *BESIDES.get((None, path), ()), *BESIDES.get((method, path), ()), f"{path}={text(value)}")
 
 
 @each_method
@@ -523,29 +630,32 @@ def test_every_field_can_be_set(method: str) -> None:
     for path, value, annotation in leaves(config):
         if path == "method":
             continue
-        assert fields(configured(method, f"{path}={text(value)}"))[path] == value
+        assert at(configured(method, f"{path}={text(value)}"), path) == value
         tried, changed = others(path, value, annotation), []
         for other in tried:
             with contextlib.suppress(UserError):  # this value is not allowed here; another will be
-                changed += [now for now in [fields(configured(method, f"{path}={text(other)}"))[path]] if now != value]
-        if path.endswith("kind") or (method, path) in ONLY_ONE:
+                changed += [now for now in [at(with_(method, path, other), path)] if now != value]
+        if path.endswith("kind"):
             continue
         assert changed, f"{path}: none of {tried} can be set"
         reached += 1
     assert reached > 30
 
 
-def literals() -> list[tuple[str, str]]:
-    """Every option of every field that has options, in a configuration that has all terms and networks."""
-    every = [leaf for method in METHODS for leaf in leaves(configured(method))]
-    return sorted({(path, str(option)) for path, _, annotation in every for option in options(annotation) if path != "sides"})
+def literals() -> dict[tuple[str, str], str]:
+    """Every option of every field that has options, in configurations that have all terms and networks, and a method that has it."""
+    found: dict[tuple[str, str], str] = {}
+    for method in METHODS:
+        for path, _, annotation in leaves(configured(method)):
+            for option in options(annotation) if path != "sides" else ():
+                found.setdefault((path, str(option)), method)
+    return found
 
 
-@pytest.mark.parametrize(("path", "option"), literals())
+@pytest.mark.parametrize(("path", "option"), sorted(literals()))
 def test_every_option_can_be_typed(path: str, option: str) -> None:
-    first = path.split(".")[0]
-    method = next(m for m in METHODS if first not in TERMS or first in METHODS[m].recipe.terms)
-    assert str(fields(configured(method, f"{path}={option}"))[path]) == option
+    config = with_(literals()[path, option], path, option)
+    assert str(at(config, path)) == option
 
 
 @each_method
@@ -631,7 +741,39 @@ def test_the_size_must_fit_the_networks() -> None:
         configured("cut", size=30)
     with pytest.raises(UserError, match="size 16 is too small for the discriminator, which needs 32"):
         configured("cut", size=16)
-    assert configured("cut", "discriminator.layers=2", size=16).size == 16
+    assert configured("cut", "discriminator.layers=2", size=16).size == Size(16, 16)
+    with pytest.raises(UserError, match=r"size 64x30 is not a multiple of 4, .*; try 64x32"):
+        configured("cut", size="64x30")
+    with pytest.raises(UserError, match=r"size 30x64 is not a multiple of 4, .*; try 32x64"):
+        configured("cut", size="30x64")
+    for oblong in ("64x16", "16x64"):
+        with pytest.raises(UserError, match=f"size {oblong} is too small for the discriminator, which needs 32"):
+            configured("cut", size=oblong)
+    assert configured("cut", size="64x32").size == Size(width=64, height=32)
+
+
+def test_the_size_must_fit_both_scales() -> None:
+    with pytest.raises(UserError, match=r"size 68 is not a multiple of 8, .*; try 72"):
+        configured("cut", "multiscale={}", size=68)
+    with pytest.raises(UserError, match=r"size 56 is too small for the discriminator with multiscale, .*, which needs 64"):
+        configured("cut", "multiscale={}", size=56)
+    assert configured("cut", "multiscale={}", size="96x64").multiscale.window == Size(48, 32)
+    assert configured("cut", "multiscale.window=64x32", size=128).multiscale.window == Size(64, 32)
+
+
+def test_two_scales_can_be_switched_on_and_off() -> None:
+    assert configured("cut").multiscale is None
+    assert configured("cut", "multiscale.attention=8").multiscale == MultiscaleConfig(attention=8, window="128")
+    for setting in ("multiscale=null", "multiscale=elsewhere"):
+        with pytest.raises(UserError):
+            configured("cut", setting, "detail.weight=1")
+    assert configured("cut", "multiscale={}", "multiscale=null").multiscale is None
+    with pytest.raises(UserError, match="term detail needs detail, which a method without multiscale does not produce"):
+        configured("cut", "detail.weight=1")
+    with pytest.raises(UserError, match="turn and multiscale cannot be combined"):
+        configured("cut", "multiscale={}", "turn=flip")
+    with pytest.raises(UserError, match="turn and flip_equivariance cannot be combined"):
+        configured("fastcut", "turn=flip")
 
 
 def test_a_term_of_another_method_can_be_added() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from helpers import Players, small_recipe, untouched_global_rng
-from unflip.losses import TERMS
+from unflip.losses import TERMS, Term
 from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.robustness import Perturbation, Robustness
-from unflip.methods import METHODS
+from unflip.methods import METHODS, Recipe
 from unflip.seeding import derive, numpy_rng, torch_rng
+from unflip.types import Batch, Size
 
 CPU = torch.device("cpu")
 TAP = TapShape("tap", 3, 6, 7)
 
 
-def stream(first: int = 0, images: int = 1, seed: int = 0, path: tuple[str, ...] = ("term", "side"), step: int = 0) -> Stream:
-    return Stream(seed, path, first, images, CPU, step)
+def stream(
+    first: int = 0, images: int = 1, seed: int = 0, path: tuple[str, ...] = ("term", "side"), step: int = 0, progress: float = 0.5
+) -> Stream:
+    return Stream(seed, path, first, images, CPU, step, progress)
 
 
 KINDS: dict[str, Any] = {
@@ -160,7 +163,7 @@ def test_terms_and_sides_draw_different_numbers() -> None:
     terms = draws.terms["to_target"]
     assert set(terms) == set(players.recipe.terms)
     assert terms["adversarial"] is None
-    assert len(terms["nce"]) == len(terms["identity_nce"]) == len(players.generator.tap_shapes(32)["to_target"])
+    assert len(terms["nce"]) == len(terms["identity_nce"]) == len(players.generator.inner("to_target").taps)
     assert not any(torch.equal(a, b) for a, b in zip(terms["nce"], terms["identity_nce"], strict=True))
     robustness = terms["robustness"]
     assert isinstance(robustness, Perturbation)
@@ -177,6 +180,36 @@ def test_a_terms_draws_do_not_depend_on_the_other_terms() -> None:
     assert all(torch.equal(a, b) for a, b in zip(cut["nce"], srunit["nce"], strict=True))
 
 
+class Asking(Term):
+    """Draws nothing, and keeps what it was offered to draw with."""
+
+    weight: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"fake"})
+
+    def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Any:
+        return stream, taps
+
+    def __call__(self, step: Any, drawn: Any, nets: Any) -> Tensor:
+        raise AssertionError("only drawn for")
+
+
+def test_terms_draw_with_their_steps_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed, what the draws are for, the images' and the step's numbers, the share of the budget; and the shapes of the taps."""
+    monkeypatch.setitem(TERMS, "asking", Asking)
+    players = Players.of(small_recipe(Recipe(sides=2, terms={"adversarial": {}, "asking": {}})))
+    source, target = torch.zeros(3, 3, 24, 40), torch.zeros(3, 3, 24, 40)
+    draws = players.generator.draw({"asking": 1.0}, Batch(source, target, 12, 4), Size(40, 24), seed=5, progress=0.25)
+    assert not draws.flip and draws.windows is None
+    assert set(draws.terms) == {"to_target", "to_source"}
+    for side, terms in draws.terms.items():
+        drew, shapes = terms["asking"]
+        assert drew == Stream(5, ("asking", side), 12, 3, CPU, 4, 0.25)
+        features = players.generator.inner(side).encode(source.double())
+        assert [(shape.name, *shape[1:]) for shape in shapes] == [
+            (tap.name, *f.shape[1:]) for tap, f in zip(players.generator.inner(side).taps, features, strict=True)
+        ]
+
+
 def test_every_other_step_is_mirrored() -> None:
     players = Players.of(small_recipe(METHODS["fastcut"].recipe))
     flips = [players.draws({"adversarial": 1.0}, first=2 * i).flip for i in range(400)]
@@ -188,12 +221,12 @@ def test_every_other_step_is_mirrored() -> None:
 
 @pytest.mark.parametrize("name", TERMS)
 def test_every_terms_draw_is_a_pure_function_per_image(name: str) -> None:
-    """For whatever stands in the table: with the step's shared choices equal, image i draws the same in any batch."""
+    """For whatever stands in the table: image i draws the same in any batch; a single number is what all images of a step share."""
     term, shapes = TERMS[name](), taps(3)
     with untouched_global_rng():
         pair, first = leaves(term.draw(stream(8, 2), shapes)), leaves(term.draw(stream(8, 1), shapes))
     assert len(pair) == len(first)
-    assert all(torch.equal(a[:1], b) for a, b in zip(pair, first, strict=True))
+    assert all(torch.equal(a[:1] if a.ndim else a, b) for a, b in zip(pair, first, strict=True))
 
 
 # --- seeds

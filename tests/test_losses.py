@@ -21,8 +21,8 @@ from unflip.losses.nce import IdentityNCE, PatchNCE, patch_nce
 from unflip.losses.reconstruction import Cycle, Identity, mean_absolute_error
 from unflip.losses.robustness import Perturbation, Robustness, distance, magnitudes, unit
 from unflip.methods import METHODS
-from unflip.methods.passes import FORWARD, one_sided
-from unflip.networks import Projector, ProjectorConfig
+from unflip.methods.passes import FORWARD, translate
+from unflip.networks import Generator, Projector, ProjectorConfig
 from unflip.networks.blocks import BlurDown
 from unflip.types import Batch, Step
 
@@ -112,7 +112,7 @@ def test_discriminators_total_is_half_the_sum(form: Any) -> None:
     players = Players.of(recipe)
     reals = {side: images(2, seed=i) for i, side in enumerate(players.discriminator.networks)}
     fakes = {side: images(2, seed=i + 5) for i, side in enumerate(players.discriminator.networks)}
-    total, parts = players.discriminator(reals, fakes)
+    total, parts = players.discriminator({side: (reals[side], fakes[side]) for side in reals})
     real = sum(mean_of(PER_LOGIT[form][1])(network(reals[s]).detach().numpy()) for s, network in players.discriminator.networks.items())
     fake = sum(mean_of(PER_LOGIT[form][2])(network(fakes[s]).detach().numpy()) for s, network in players.discriminator.networks.items())
     assert math.isclose(float(total.detach()), (real + fake) / 2, rel_tol=1e-12)
@@ -140,11 +140,12 @@ def test_the_cycle_goes_there_and_back_from_both_sides() -> None:
     players = Players.of(small_recipe(METHODS["cyclegan"].recipe))
     b = Batch(images(1, seed=1), images(1, seed=2), 0, 0)
     weights = players.weights()
-    _, parts, fakes = players.generator(b, players.draws(weights, n=1), weights, players.discriminator.frozen())
+    _, parts, shown = players.generator(b, players.draws(weights, n=1), weights, players.discriminator.frozen())
     there, back = players.generator.generators["to_target"], players.generator.generators["to_source"]
     with torch.no_grad():
-        assert same(lively(fakes["to_target"]), there(b.source))
-        assert same(lively(fakes["to_source"]), back(b.target))
+        assert same(lively(shown["to_target"][1]), there(b.source))
+        assert same(lively(shown["to_source"][1]), back(b.target))
+        assert [real is x for (real, _), x in zip(shown.values(), (b.target, b.source), strict=True)] == [True, True]
         cycle = (back(there(b.source)) - b.source).abs().mean() + (there(back(b.target)) - b.target).abs().mean()
         identity = (there(b.target) - b.target).abs().mean() + (back(b.source) - b.source).abs().mean()
         wrong = (there(there(b.source)) - b.source).abs().mean() + (back(back(b.target)) - b.target).abs().mean()
@@ -525,8 +526,8 @@ def test_float64_stays_float64() -> None:
 
 def fastcut(flip: bool) -> tuple[Players, Batch, Draws]:
     players = Players.of(small_recipe(METHODS["fastcut"].recipe))
-    shapes = players.generator.tap_shapes(32)[FORWARD]
-    positions = PatchNCE(patches=16).draw(Stream(0, ("x",), 0, 2, torch.device("cpu"), 0), shapes)
+    shapes = tuple(TapShape(tap.name, *tap.shape(32, 32)) for tap in players.generator.inner(FORWARD).taps)
+    positions = PatchNCE(patches=16).draw(Stream(0, ("x",), 0, 2, torch.device("cpu"), 0, 0.5), shapes)
     return players, Batch(images(2, seed=1), images(2, seed=2), 0, 0), Draws(flip, {FORWARD: {"adversarial": None, "nce": positions}})
 
 
@@ -579,10 +580,16 @@ def test_an_equivariant_generator_is_not_punished() -> None:
     assert same(nce_part(players, batch, flipped), nce_part(players, batch, plain), 1e-10)
 
 
+def plain_step(generator: Generator, x: Tensor, y: Tensor, flip: bool, needs: frozenset[str]) -> Step:
+    """The step of the one view that a method with one direction has."""
+    (step,) = translate({FORWARD: generator}, "none", Batch(x, y, 0, 0), Draws(flip, {}), needs).values()
+    return step
+
+
 def test_under_flip_the_translation_is_of_the_mirrored_source() -> None:
     generator, (x, y) = small_generator(), (images(2, seed=1), images(2, seed=2))
     with torch.no_grad():
-        step = one_sided(generator, x, y, True, frozenset({"fake", "identity", "features.target", "features.identity"}))
+        step = plain_step(generator, x, y, True, frozenset({"fake", "identity", "features.target", "features.identity"}))
         assert same(step.source, x.flip(-1), 0)
         assert same(lively(step.fake), generator(x.flip(-1)))
         assert not same(step.fake, generator(x).flip(-1), 1e-2)
@@ -600,7 +607,7 @@ def test_one_pass_gives_what_five_give(needs: set[str], flip: bool) -> None:
     """Whatever is asked for: translation, identity and features are those of passes of their own."""
     generator, x, y = small_generator(), images(2, seed=1), images(2, seed=2)
     with torch.no_grad():
-        step = one_sided(generator, x, y, flip, frozenset(needs))
+        step = plain_step(generator, x, y, flip, frozenset(needs))
         fake = generator(x.flip(-1) if flip else x)
         mirrored = tuple(f.flip(-1) if flip else f for f in generator.encode(fake))
         expected = {"source": generator.encode(x), "target": generator.encode(y), "fake": mirrored}
@@ -615,5 +622,5 @@ def test_one_pass_gives_what_five_give(needs: set[str], flip: bool) -> None:
 
 def test_tap_shape_names_what_positions_index() -> None:
     shape = TapShape("x", 4, 3, 5)
-    positions = Stream(0, ("p",), 0, 3, torch.device("cpu"), 0).positions(shape, 15)
+    positions = Stream(0, ("p",), 0, 3, torch.device("cpu"), 0, 0.5).positions(shape, 15)
     assert sorted(positions[0].tolist()) == list(range(15))

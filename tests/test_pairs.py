@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ import torch
 from PIL import Image
 
 from unflip.data import pairs as module
+from unflip.data import store
 from unflip.data.folders import find_images, survey
 from unflip.data.images import read_rgb
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.errors import UserError
-from unflip.types import Batch
+from unflip.types import Batch, Size
 
 Folder = Callable[..., Path]
 
@@ -30,18 +32,27 @@ def make(images_folder: Folder) -> Callable[..., Pairs]:
     """Pairs of 5 sources and 3 targets of other sizes."""
 
     def build(
-        size: int = 16, seed: int = 0, length: int = 23, flip: bool = True, resize: str = "none", cache: str = "auto", shared: bool = True
+        size: int | str = 16,
+        seed: int = 0,
+        length: int = 23,
+        flip: bool = True,
+        resize: str = "none",
+        cache: str = "auto",
+        shared: bool = True,
+        labels: Any = None,
     ) -> Pairs:
         source = survey(find_images(images_folder("source", 5, (24, 20))))
         target = survey(find_images(images_folder("target", 3, (18, 40))))
-        return Pairs(Images(source, resize, cache, shared), Images(target, resize, cache, shared), size, seed, length, flip)
+        stores = (Images(images, resize, cache, shared) for images in (source, target))
+        return Pairs(*stores, Size.parse(size), seed, length, flip, labels)
 
     return build
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
     def equal(x: Batch, y: Batch) -> bool:
-        return torch.equal(x.source, y.source) and torch.equal(x.target, y.target) and x.first == y.first
+        labels = x.labels is y.labels is None or torch.equal(x.labels, y.labels)
+        return torch.equal(x.source, y.source) and torch.equal(x.target, y.target) and labels and (x.first, x.step) == (y.first, y.step)
 
     return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -49,9 +60,9 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 def places(images: Images, index: int, crop: torch.Tensor) -> list[tuple[int, int, bool]]:
     """Where (top, left, flipped) the crop lies in the image."""
     image = images[index].permute(2, 0, 1)
-    size = crop.shape[1]
-    tops, lefts = range(image.shape[1] - size + 1), range(image.shape[2] - size + 1)
-    windows = [(top, left, image[:, top : top + size, left : left + size]) for top in tops for left in lefts]
+    height, width = crop.shape[1:]
+    tops, lefts = range(image.shape[1] - height + 1), range(image.shape[2] - width + 1)
+    windows = [(top, left, image[:, top : top + height, left : left + width]) for top in tops for left in lefts]
     return [(t, x, flipped) for t, x, w in windows for flipped in (False, True) if torch.equal(w.flip(2) if flipped else w, crop)]
 
 
@@ -70,7 +81,7 @@ def test_every_image_comes_once_per_epoch_in_ever_new_order(make: Callable[..., 
 
 def test_domains_of_one_size_are_not_paired_by_their_number(images_folder: Folder) -> None:
     images = Images(survey(find_images(images_folder(count=9))))
-    stream = Pairs(images, images, size=16, seed=0, length=900, flip=True)
+    stream = Pairs(images, images, size=Size(16, 16), seed=0, length=900, flip=True)
     assert 50 < sum(source == target for source, target in map(stream.indices, range(900))) < 150
 
 
@@ -79,8 +90,9 @@ def test_crops_are_real_uniform_and_flipped_half_the_time(make: Callable[..., Pa
     seen: Counter[tuple[int, int]] = Counter()
     flips = 0
     for i in range(1200):
-        source, target = stream[i]
+        source, target, labels = stream[i]
         assert source.shape == target.shape == (3, 16, 16) and source.dtype == torch.uint8 and source.is_contiguous()
+        assert labels is None
         if i < 100:
             assert len(places(stream.target, stream.indices(i)[1], target)) == 1
         ((top, left, flipped),) = places(stream.source, stream.indices(i)[0], source)
@@ -90,6 +102,53 @@ def test_crops_are_real_uniform_and_flipped_half_the_time(make: Callable[..., Pa
     chi_square = sum((count - 1200 / 45) ** 2 / (1200 / 45) for count in seen.values())
     assert chi_square < 78.7  # 44 degrees of freedom: 0.999 quantile
     assert abs(flips - 600) < 3.3 * 300**0.5  # standard deviation: sqrt(1200 / 4)
+
+
+def test_oblong_crops_are_width_by_height(make: Callable[..., Pairs]) -> None:
+    stream = make(size="17x9", length=1000)
+    seen: Counter[tuple[int, int]] = Counter()
+    for i in range(1000):
+        source, target, _ = stream[i]
+        assert source.shape == target.shape == (3, 9, 17)
+        if i < 20:
+            assert len(places(stream.target, stream.indices(i)[1], target)) == 1
+        ((top, left, _),) = places(stream.source, stream.indices(i)[0], source)
+        seen[top, left] += 1
+    assert set(seen) == {(top, left) for top in range(12) for left in range(8)}
+    assert make(size="18x20")[0][1].shape == (3, 20, 18)  # as wide as the target and as high as the source
+    with pytest.raises(UserError, match=r"3 of 3 .* 19x20 crop, such as .*target.000\.png \(18x40\); use .*--set data.resize=19x20"):
+        make(size="19x20")
+    with pytest.raises(UserError, match=r"5 of 5 .* 18x21 crop, such as .*source"):
+        make(size="18x21")
+
+
+class FirstChannel:
+    """Labels that the image itself says: the class of a pixel is its red."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index][..., 0]
+
+
+def test_labels_are_cut_and_mirrored_with_their_image(make: Callable[..., Pairs]) -> None:
+    plain = make(size="16x12", length=60)
+    labeled = make(size="16x12", length=60, labels=FirstChannel(plain.source))
+    ignored = 0
+    for i in range(60):
+        source, target, labels = labeled[i]
+        assert torch.equal(source, plain[i][0]) and torch.equal(target, plain[i][1])  # labels change no crop
+        assert labels.dtype == torch.int64 and labels.shape == (12, 16)
+        red = source[0].long()
+        assert torch.equal(labels, torch.where(red == 255, -1, red))
+        ignored += int((labels == -1).sum())
+    assert ignored, "no pixel was ignored: this shows nothing of 255"
+    expected = list(loader(labeled, first=0, batch=4, workers=0))
+    assert all(batch.labels.shape == (4, 12, 16) for batch in expected)
+    assert torch.equal(torch.cat([batch.labels for batch in expected]), torch.stack([labeled[i][2] for i in range(60)]))
+    assert same(list(loader(labeled, first=0, batch=4, workers=2)), expected)
+    assert all(batch.labels is None for batch in loader(plain, first=0, batch=4, workers=0))
 
 
 def test_flip_off_flips_nothing_and_moves_no_crop(make: Callable[..., Pairs]) -> None:
@@ -135,7 +194,7 @@ def test_another_seed_is_another_stream(make: Callable[..., Pairs]) -> None:
 @pytest.mark.parametrize("resize", ["none", "short:17", "31x22"])
 def test_a_cache_changes_no_bit(make: Callable[..., Pairs], resize: str) -> None:
     on, none = make(resize=resize, cache="memory"), make(resize=resize, cache="none")
-    assert on.source.pixels is not None and on.source.pixels.is_shared() and none.source.pixels is None
+    assert on.source.store.pixels is not None and on.source.store.pixels.is_shared() and none.source.store.pixels is None
     expected = list(loader(none, first=0, batch=4, workers=0))
     for _ in range(2):  # filled by the first pass, used by the second
         assert same(list(loader(on, first=0, batch=4, workers=0)), expected)
@@ -144,7 +203,7 @@ def test_a_cache_changes_no_bit(make: Callable[..., Pairs], resize: str) -> None
 def test_workers_fill_one_cache_together(make: Callable[..., Pairs]) -> None:
     stream = make(cache="memory")
     expected = list(loader(stream, first=0, batch=4, workers=2))
-    assert stream.source.filled.all() and stream.target.filled.all()  # in this process, too
+    assert stream.source.store.filled.all() and stream.target.store.filled.all()  # in this process, too
     for path in [*stream.source.paths, *stream.target.paths]:
         path.unlink()
     assert same(list(loader(stream, first=0, batch=4, workers=2)), expected)
@@ -159,29 +218,29 @@ def test_each_image_is_decoded_once_where_cached(make: Callable[..., Pairs], mon
 
     monkeypatch.setattr(module, "read_rgb", count)
     stream = make(cache="memory", shared=False)
-    assert stream.source.pixels is not None and not stream.source.pixels.is_shared()
+    assert stream.source.store.pixels is not None and not stream.source.store.pixels.is_shared()
     list(loader(stream, first=0, batch=4, workers=0))
     assert len(decoded) == 8
 
 
 def test_auto_keeps_only_what_fits(make: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
     source = 3 * 5 * 24 * 20
-    monkeypatch.setattr(module, "_free_shared_memory", lambda: 2 * source)
-    monkeypatch.setattr(module, "_available_memory", lambda: 4 * source)
-    assert make().source.pixels is not None
-    monkeypatch.setattr(module, "_free_shared_memory", lambda: 2 * source - 1)
-    assert make().source.pixels is None and make(shared=False).source.pixels is not None
-    assert make(cache="memory").source.pixels is not None
-    monkeypatch.setattr(module, "_free_shared_memory", lambda: source - 1)
+    monkeypatch.setattr(store, "_free_shared_memory", lambda: 2 * source)
+    monkeypatch.setattr(store, "_available_memory", lambda: 4 * source)
+    assert make().source.store.pixels is not None
+    monkeypatch.setattr(store, "_free_shared_memory", lambda: 2 * source - 1)
+    assert make().source.store.pixels is None and make(shared=False).source.store.pixels is not None
+    assert make(cache="memory").source.store.pixels is not None
+    monkeypatch.setattr(store, "_free_shared_memory", lambda: source - 1)
     with pytest.raises(UserError, match="/dev/shm"):
         make(cache="memory")
-    monkeypatch.setattr(module, "_available_memory", lambda: 4 * source - 1)
-    assert make(shared=False).source.pixels is None
+    monkeypatch.setattr(store, "_available_memory", lambda: 4 * source - 1)
+    assert make(shared=False).source.store.pixels is None
 
 
 def test_memory_is_measured() -> None:
-    assert 2**26 < module._available_memory() < 2**50
-    assert 0 <= module._free_shared_memory() <= 2**62
+    assert 2**26 < store._available_memory() < 2**50
+    assert 0 <= store._free_shared_memory() <= 2**62
 
 
 def test_small_images_are_refused_up_front(make: Callable[..., Pairs]) -> None:

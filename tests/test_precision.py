@@ -19,7 +19,7 @@ def test_every_method_trains_in_bfloat16(method: str) -> None:
     config = validate({**collect(method, source="a", target="b", size=32, budget=8), **recipe})
     training = assemble(config, (3, 3), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
     seen = []
-    block = training.generator.generators["to_target"].get_submodule("stages.block1.body.1")
+    block = training.generator.inner("to_target").get_submodule("stages.block1.body.1")
     block.register_forward_hook(lambda module, given, result: seen.append(result.dtype))
     images = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).view(2, 3, 32, 32).sin().mul(127).add(128).to(torch.uint8)
     before = {name: value.clone() for name, value in training.generator.named_parameters()}

@@ -25,9 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import unflip
+from helpers import shrunk
 from unflip import modelfolder
 from unflip.data.folders import find_images, survey
 from unflip.data.pairs import Images, Pairs, loader
+from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.pool import ImagePool
@@ -38,8 +40,8 @@ from unflip.errors import Interrupted, MissingExtra, UserError
 from unflip.losses import PatchNCE
 from unflip.methods import METHODS
 from unflip.recipes.train import configure, train
-from unflip.runs import RunConfig, from_yaml, to_yaml
-from unflip.types import Batch
+from unflip.runs import RunConfig, from_yaml, leaves, to_yaml
+from unflip.types import Batch, Size
 
 each_method = pytest.mark.parametrize("method", METHODS)
 SIZE = 32
@@ -66,9 +68,14 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def small(method: str) -> list[str]:
     """Settings that make a method's networks tiny."""
     recipe = METHODS[method].recipe
-    networks = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2"]
-    projector = ["projector.width=8"] if recipe.projector is not None else []
-    return [*networks, *projector, *(f"{name}.patches=8" for name, term in recipe.terms.items() if "patches" in type(term).model_fields)]
+    settings = []
+    for name, part in {"generator": recipe.generator, "discriminator": recipe.discriminator, **recipe.terms}.items():
+        now = leaves(part.model_dump())
+        settings += [f"{name}.{key}={json.dumps(value)}" for key, value in leaves(shrunk(part)).items() if value != now[key]]
+        settings += [f"{name}.patches=8"] if "patches" in now else []
+    settings += ["projector.width=8"] if recipe.projector is not None else []
+    settings += ["multiscale.attention=4"] if recipe.multiscale is not None else []
+    return [*settings, "generator.blocks=1"]
 
 
 @pytest.fixture
@@ -186,7 +193,7 @@ def test_the_run_folder_holds_what_it_promises(finished: Path) -> None:
 
 def test_config_yaml_is_complete_and_gives_the_same_run_again(finished: Path, tmp_path: Path) -> None:
     written = from_yaml(finished / "config.yaml")
-    assert (written.method, written.seed, written.size, written.budget) == ("srunit", 3, SIZE, 8)
+    assert (written.method, written.seed, written.size, written.budget) == ("srunit", 3, Size(SIZE, SIZE), 8)
 
     values = yaml.safe_load((finished / "config.yaml").read_text())
     assert values == written.model_dump(mode="json"), "a field is left out"
@@ -834,24 +841,27 @@ def test_no_pool_passes_everything() -> None:
 
 def test_the_discriminators_see_the_pool(config: Callable[..., RunConfig]) -> None:
     training = assembled(config("cyclegan", "pool=2", *SELDOM, batch=2, budget=12, seed=5))
-    made: dict[str, list[Tensor]] = {"to_target": [], "to_source": []}
-    seen: dict[str, list[Tensor]] = {"to_target": [], "to_source": []}
+    made, seen, real = ({side: list[Tensor]() for side in ("to_target", "to_source")} for _ in range(3))
     generator, discriminator = training.wrapped["generator"], training.wrapped["discriminator"]
 
     def watched_generator(*arguments: Any) -> Any:
-        total, parts, fakes = generator(*arguments)
-        for side, images in fakes.items():
-            made[side] += images.clone()
-        return total, parts, fakes
+        total, parts, shown = generator(*arguments)
+        for side, (_, fakes) in shown.items():
+            made[side] += fakes.clone()
+        return total, parts, shown
 
-    def watched_discriminator(reals: dict[str, Tensor], shown: dict[str, Tensor]) -> Any:
-        for side, images in shown.items():
-            seen[side] += images.clone()
-        return discriminator(reals, shown)
+    def watched_discriminator(shown: dict[str, tuple[Tensor, Tensor]]) -> Any:
+        for side, (reals, fakes) in shown.items():
+            real[side] += reals.clone()
+            seen[side] += fakes.clone()
+        return discriminator(shown)
 
     training.wrapped |= {"generator": watched_generator, "discriminator": watched_discriminator}
-    list(training_loop(training, random_batches(12, 2)))
-    for side in made:
+    batches = random_batches(12, 2)
+    list(training_loop(training, batches))
+    for side, domain in (("to_target", "target"), ("to_source", "source")):
+        drawn = torch.cat([to_network(getattr(batch, domain)) for batch in batches])
+        assert torch.equal(torch.stack(real[side]), drawn), "the real images are the batch's, not the pool's"
         order = pool_by_hand(2, 5, side, list(range(12)))
         assert order != list(range(12))
         assert len(seen[side]) == 12 and all(torch.equal(image, made[side][i]) for image, i in zip(seen[side], order, strict=True))
