@@ -826,3 +826,37 @@ def test_unions_are_walked() -> None:
     """The check of every field would be empty if the options of fields were not found."""
     assert options(Union[Literal["a", "b"], int]) == ["a", "b"]  # noqa: UP007
     assert len(literals()) > 20
+
+
+def test_another_kind_leaves_nothing_of_the_first() -> None:
+    config = configured("semst", "nce.negatives.kind=uniform")
+    assert config.terms["nce"].model_dump()["negatives"] == {"kind": "uniform"}
+    assert configured("cut", "nce.negatives.beta=2", "nce.negatives.kind=hard").terms["nce"].negatives.beta == 2, "in any order"
+    assert configured("cyclegan", "discriminator.kind=hypervector").discriminator.kind == "hypervector"
+
+
+def test_another_kind_than_a_files(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(configured("semst")))
+    assert configured(None, "nce.negatives.kind=uniform", file=path).terms["nce"].negatives.kind == "uniform"
+    path.write_text("data: foo\n")
+    with pytest.raises(UserError, match="^data"):
+        validate(collect("cut", file=path, budget=5))
+
+
+def test_a_window_must_fit_the_generator() -> None:
+    for window in (10, 4):
+        with pytest.raises(UserError, match="window 10: sides must be|window 4: sides must be"):
+            configured("semst", f"multiscale.window={window}", size=64)
+    assert configured("semst", size="256x128").multiscale.window == (128, 64)
+
+
+def test_a_step_in_which_all_terms_pause() -> None:
+    recipe = small_recipe(METHODS["cut"].recipe)
+    terms = {name: term.model_copy(update={"every": 2}) for name, term in recipe.terms.items()}
+    players = Players.of(recipe.model_copy(update={"terms": terms}))
+    assert players.weights(step=1) == {}
+    total, parts, _ = losses(players, {})
+    assert float(total.detach()) == 0 and parts == {}
+    total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in players.generator.parameters())

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import Players, batch, images, rng, small_recipe
 from unflip.losses import Nets, Setting
 from unflip.losses.distance import Distance, Moments, distance_change, distances, moments
 from unflip.methods.distancegan import DISTANCEGAN
+from unflip.networks.multiscale import cut
+from unflip.runs import collect, from_yaml, to_yaml, validate
 from unflip.types import Step
 
 FORMS = ("self", "pairs")
@@ -146,11 +152,73 @@ def test_measure(form: Any) -> None:
     assert (measured.source_mean, measured.target_mean) == pytest.approx([np.mean(found) for found in expected], rel=1e-10)
     assert (measured.source_std, measured.target_std) == pytest.approx([np.std(found) for found in expected], rel=1e-10)
     assert measured.weight == 3.0 and measured.form == form and term.source_mean is None
-    assert measured.measure({}) == measured, "what is known is not measured again"
+    assert measured.measure({}) is measured, "what is known is not measured again"
 
     given = Distance(form=form, source_mean=0.25, target_std=7.0).measure(crops)
     assert (given.source_mean, given.target_std) == (0.25, 7.0)
     assert (given.source_std, given.target_mean) == (measured.source_std, measured.target_mean)
+    one_domain = Distance(form=form, source_mean=0.25, source_std=0.5).measure({"target": crops["target"]})
+    assert one_domain.target_mean == measured.target_mean, "the other one's crops are not touched"
+
+
+@pytest.mark.parametrize("given", [names for n in range(5) for names in combinations(GIVEN, n)])
+def test_what_was_measured_is_told_from_what_was_given(given: tuple[str, ...]) -> None:
+    term = Distance(**{name: GIVEN[name] for name in given})
+    others = tuple(name for name in GIVEN if name not in given)
+    assert term.measured == () and term.unmeasured() is bool(others)
+    first = term.measure({"source": images(3, 6, seed=1), "target": images(3, 6, seed=2)})
+    assert first.measured == others and not first.unmeasured()
+    assert all(getattr(first, name) == GIVEN[name] for name in given)
+    assert Distance.model_validate_json(first.model_dump_json()) == first
+
+    again = Distance.model_validate(first.model_dump(exclude={"measured", *first.measured}))  # as a configuration is used again
+    assert again == term
+    other = again.measure({"source": images(4, 8, seed=3), "target": images(4, 8, seed=4)})
+    assert other.measured == others and all(getattr(other, name) != getattr(first, name) for name in others)
+
+
+def test_what_lacks_one_keeps_note_of_the_rest() -> None:
+    whole = Distance().measure({"source": images(3, 6, seed=1), "target": images(3, 6, seed=2)})
+    torn = Distance.model_validate(whole.model_dump() | {"target_std": None, "measured": ["target_mean", "source_std"]})
+    assert torn.unmeasured()
+    mended = torn.measure({"target": images(3, 6, seed=2)})
+    assert mended == whole.model_copy(update={"measured": ("source_std", "target_mean", "target_std")})
+
+
+def test_measured_names_moments_only() -> None:
+    with pytest.raises(ValidationError):
+        Distance.model_validate({"measured": ["weight"]})
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor made that is not a view of another."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not function.is_view:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_measuring_needs_little_memory(form: Any) -> None:
+    crops = {"source": images(20, 16, seed=1).float(), "target": images(20, 16, seed=2)}
+    with Largest() as largest:
+        Distance(form=form).measure(crops)
+    assert 0 < largest.numbers <= 3 * 16 * 16, "never more than an image at once"
+
+
+def test_a_new_file_of_the_configuration_measures_anew(tmp_path: Path) -> None:
+    crops = {"source": images(3, 6, seed=1), "target": images(3, 6, seed=2)}
+    config = validate(collect("distancegan", source="a", target="b", size=64, budget=10, settings=["distance.source_mean=0.25"]))
+    term = config.terms["distance"].measure(crops)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config.model_copy(update={"terms": config.terms | {"distance": term}})))
+    assert from_yaml(path).terms["distance"] == term, "the run itself goes on with what it knows"
+    again = validate(collect(file=path, source="c")).terms["distance"]
+    assert again == config.terms["distance"] and again.unmeasured()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -172,15 +240,30 @@ def test_half_precision_images_are_compared_in_float32() -> None:
     assert float(loss) == pytest.approx(float(exact), rel=1e-5)
 
 
-@pytest.mark.parametrize(("form", "sides"), [("self", 1), ("pairs", 1), ("self", 2)])
-def test_a_step_of_the_method(form: Any, sides: int) -> None:
+@pytest.mark.parametrize(
+    ("form", "sides", "changes"),
+    [
+        ("self", 1, {}),
+        ("pairs", 1, {}),
+        ("self", 2, {}),
+        ("self", 1, {"turn": "rotate"}),
+        ("pairs", 2, {"turn": "flip"}),
+        ("self", 1, {"multiscale": {}}),
+    ],
+)
+def test_a_step_of_the_method(form: Any, sides: int, changes: dict[str, Any]) -> None:
+    """With other views than the plain ones it is the same."""
     terms: dict[str, Any] = {"adversarial": {}, "distance": {"form": form, **GIVEN}}
-    players = Players.of(small_recipe(DISTANCEGAN.recipe, sides=sides, terms=terms))
-    weights, data = players.weights(), batch()
-    _, parts, shown = players.generator(data, players.draws(weights), weights, players.discriminator.frozen())
-    expected = distance_change(data.source, shown["to_target"][1], BEFORE, AFTER, form)
+    players = Players.of(small_recipe(DISTANCEGAN.recipe, sides=sides, terms=terms, **changes))
+    size = 64 if "multiscale" in changes else 32
+    weights, data = players.weights(), batch(size=size)
+    draws = players.draws(weights, size=size)
+    _, parts, shown = players.generator(data, draws, weights, players.discriminator.frozen())
+    source = data.source if draws.windows is None else cut(data.source, draws.windows, (32, 32))
+    expected = distance_change(source, shown["to_target"][1], BEFORE, AFTER, form)
     if sides == 2:
         expected = expected + distance_change(data.target, shown["to_source"][1], AFTER, BEFORE, form)
+    assert len(shown) == (sides if not changes else 2 * sides)
     assert float(parts["distance"]) == pytest.approx(float(expected), rel=1e-9)
 
 

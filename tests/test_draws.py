@@ -96,6 +96,20 @@ def test_noise_is_normal_and_uniform() -> None:
     assert 0 <= uniform.min() < uniform.max() < 1
 
 
+def test_taps_of_one_size_have_patches_of_their_own() -> None:
+    here, there = (stream(images=400).positions(TapShape(name, 9, 8, 8), 16).tolist() for name in ("block1", "block5"))
+    common = np.mean([len(set(a) & set(b)) for a, b in zip(here, there, strict=True)])
+    assert 3.7 < common < 4.3, "16 * 16 / 64 by chance"
+
+
+def test_the_size_of_noise_tells_nothing_of_its_direction() -> None:
+    here = stream(images=400)
+    normal, uniform = here.normal(3, 4, 5), here.uniform(1, 4, 5)
+    for channel in (normal, normal.abs()):
+        for i in range(3):
+            assert abs(np.corrcoef(channel[:, i].flatten(), uniform.flatten())[0, 1]) < 0.05
+
+
 def test_images_are_independent_of_each_other() -> None:
     x = stream(0, 200).normal(300).double()
     correlations = np.corrcoef(x.numpy())[np.triu_indices(200, 1)]

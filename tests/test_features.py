@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import scipy.signal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import images, noise, same, untouched_global_rng
 from unflip.errors import UserError
+from unflip.losses.alignment import edges, luminance, textures
+from unflip.losses.self_similarity import recolored
 from unflip.networks import features as module
 from unflip.networks.features import FeaturesConfig, features, layers, rgb
 
@@ -97,11 +101,13 @@ def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("list.pth", "holds no state dict"),
         ("broken.safetensors", "cannot read weights"),
         ("partial.safetensors", "does not hold the weights of torchvision's vgg16"),
-        ("absent.pth", "neither imagenet, random nor a file"),
+        ("absent.pth", "there is no file"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             features(FeaturesConfig(weights=str(tmp_path / weights)), ("relu1_1",))
         assert "\n" not in str(caught.value)
+        assert weights in str(caught.value) or weights == "absent.pth"
+        assert str(caught.value).endswith("; give the file as the weights of its features: --set self_similarity.features.weights=FILE")
     assert "it ran" not in capsys.readouterr().out
 
     def offline(*args: Any, **kwargs: Any) -> None:
@@ -110,7 +116,7 @@ def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     module._network.cache_clear()
     module.features.cache_clear()
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    with pytest.raises(UserError, match=r"vgg19-dcbb9e9d\.pth by other means and set features\.weights") as caught:
+    with pytest.raises(UserError, match=r"vgg19-dcbb9e9d\.pth by other means; give the file") as caught:
         features(FeaturesConfig(network="vgg19"), ("relu1_1",))
     assert "\n" not in str(caught.value)
 
@@ -151,7 +157,44 @@ def test_random_weights_are_always_the_same_and_keep_the_scale() -> None:
         assert 0.1 < b.std() < 10
     assert RANDOM.remark() and "random" in RANDOM.remark()
     assert FeaturesConfig().remark() is None
-    assert "mine.pth" in (FeaturesConfig(weights="mine.pth").remark() or "")
+    assert FeaturesConfig(weights="here/mine.pth").remark() == "features of a vgg16 with the weights mine.pth"
+
+
+def test_a_path_of_weights_is_good_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(state(), tmp_path / "vgg.safetensors")
+    monkeypatch.chdir(tmp_path)
+    config = FeaturesConfig(weights="vgg.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = FeaturesConfig.model_validate(config.model_dump(mode="json"))
+    assert again == config and again.weights == str(tmp_path / "vgg.safetensors")
+    assert features(again, ("relu1_1",))(images(1, 4))[0].shape == (1, 64, 4, 4)
+    assert [FeaturesConfig(weights=name).weights for name in ("imagenet", "random")] == ["imagenet", "random"]
+    with pytest.raises(ValueError, match="at least 1 item"):
+        FeaturesConfig(weights="")
+
+
+def test_only_what_is_asked_for_is_kept() -> None:
+    """No layer but the asked ones is alive when the next but one is computed."""
+    see, x = features(RANDOM, ("relu1_2", "relu2_1", "conv3_2")), images(1, 8)
+    made: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        made.append(weakref.ref(output))
+        alive.append([i for i, each in enumerate(made) if each() is not None])
+
+    network = module._placed("vgg16", "random", x.device, x.dtype)
+    hooks = [layer.register_forward_hook(note) for layer in network]
+    try:
+        with torch.no_grad():
+            taken = see(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert [f.shape[1] for f in taken] == [64, 128, 256]
+    assert alive == [sorted({i for i in (3, 6) if i < now} | {now, max(now - 1, 0)}) for now in range(13)]
+    assert [i for i, each in enumerate(made) if each() is not None] == [3, 6, 12]
 
 
 def test_it_is_fixed_and_shared_and_lets_gradient_through() -> None:
@@ -177,6 +220,40 @@ def test_a_first_call_in_inference_mode_spoils_nothing() -> None:
     x = images(1, 8).requires_grad_()
     features(RANDOM, ("relu1_2",))(x)[0].sum().backward()
     assert x.grad.abs().max() > 0
+
+
+class Copies(TorchDispatchMode):
+    """Counts what is made of Python numbers, or copied to another device or precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(name in str(function) for name in ("lift_fresh", "_to_copy"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: features(FeaturesConfig(weights="random", inputs="imagenet"), ("relu1_1",))(x)[0],
+        lambda x: recolored(x, torch.full((1, 4), 0.3)),
+        luminance,
+        lambda x: edges(x[:, :1]),
+        lambda x: textures(x, 4, 8)[0],
+    ],
+    ids=["features", "recolored", "luminance", "edges", "textures"],
+)
+def test_constants_are_copied_in_the_first_call_only(function: Any) -> None:
+    """A copy to the device makes the host wait for it."""
+    x = images(1, 16).float()
+    first = function(x)
+    with Copies() as copies:
+        assert torch.equal(function(x), first)
+        assert copies.count == 0
+        x.new_tensor([1.0])
+        assert copies.count > 0, "such a copy is seen"
 
 
 def test_precision_follows_the_images() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from helpers import images, noise, rng, same, scale_weights, untouched_global_rng
+from unflip.errors import UserError
 from unflip.losses import Nets, Setting, Site
 from unflip.losses.hypervector import HypervectorConsistency, Symbols, consistency
+from unflip.methods import METHODS
 from unflip.networks.features import features
 from unflip.networks.hypervector import (
     HypervectorConfig,
@@ -83,6 +86,19 @@ def test_hypervectors_of_images(height: int, width: int) -> None:
     assert same(vectors, hashed(patches(taken, (4, 2, 1)), directions(24, SMALL.values, x.device, x.dtype)))
     assert same(vectors[1:], hypervectors(SMALL)(x[1:]))
     assert 0.3 < vectors.std() * SMALL.values**0.5 < 3, "as for random vectors"
+
+
+def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
+    """What is said names the keys that there are: the term's and the discriminator's."""
+    config = {"weights": str(tmp_path / "absent.pth")}
+    term, discriminator = HypervectorConsistency(vectors=config), HypervectorDiscriminatorConfig(vectors=config)
+    for build in (lambda: term.build(Site((), (3, 3), rng())), lambda: discriminator.build(3, rng())):
+        with pytest.raises(UserError, match="there is no file") as caught:
+            build()
+        message = str(caught.value)
+        assert "--set vsa.vectors.weights=FILE" in message and "--set discriminator.vectors.weights=FILE" in message
+    recipe = METHODS["vsait"].recipe
+    assert recipe.terms["vsa"].vectors.weights == recipe.discriminator.vectors.weights == "imagenet"
 
 
 # --- the loss
@@ -187,6 +203,21 @@ def test_the_term_keeps_the_two_games_apart() -> None:
     assert equal(mapping, -own.judge(bound).mean(), own.mapping)
     losses = (1 - own.judge(target)).relu().mean() + (1 + own.judge(bound.detach())).relu().mean()
     assert equal(judge, losses / 2, own.judge)
+
+
+def test_other_channels_and_more_images() -> None:
+    """A mean over images, of gray sources as of those in color."""
+    term = HypervectorConsistency(vectors=SMALL, width=5)
+    own = scale_weights(term.build(Site((), (1, 3), rng())))
+    source, target, fake = images(3, 16, channels=1), images(3, 16, seed=1), images(3, 16, seed=2)
+
+    def value(rows: slice, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return term(Step(x[rows], target[rows], fake[rows]), None, nets(own))
+
+    alone = torch.stack([value(slice(i, i + 1), source) for i in range(3)])
+    assert same(value(slice(3), source), alone.mean()) and alone.std() > 1e-3
+    assert same(value(slice(3), source.expand(-1, 3, -1, -1)), alone.mean())
 
 
 def test_the_mapping_learns_to_pass_for_the_target() -> None:

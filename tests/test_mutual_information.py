@@ -16,10 +16,12 @@ from unflip.losses.alignment import EDGE, Structure, StructureConsistency, Textu
 from unflip.losses.mutual_information import CENTERS, rsmi
 from unflip.losses.term import Nets, Setting
 from unflip.networks import Generator, ResnetConfig
+from unflip.networks.blocks import _constant
 from unflip.types import Step
 
 SETTINGS = [(form, sigma, ridge) for form in ("joint", "product") for sigma, ridge in ((0.25, 0.01), (0.5, 0.01), (1.0, 0.05))]
 each_setting = pytest.mark.parametrize(("form", "sigma", "ridge"), SETTINGS)
+DOUBLE = (torch.device("cpu"), torch.float64)
 each_form = pytest.mark.parametrize("form", ["joint", "product"])
 
 
@@ -193,9 +195,11 @@ def test_edges() -> None:
 
 def test_directions_are_the_same_units_always() -> None:
     with untouched_global_rng():
-        first = directions(5, 40).clone()
+        with torch.inference_mode():
+            first = directions(5, 40, *DOUBLE).clone()
         directions.cache_clear()
-        assert torch.equal(directions(5, 40), first)
+        assert torch.equal(directions(5, 40, *DOUBLE), first)
+        assert torch.equal(directions(5, 40, DOUBLE[0], torch.float32), first.float())
     assert same(first.square().sum(1), torch.ones(5, dtype=torch.float64))
     assert (first @ first.T - torch.eye(5)).abs().max() < 0.6, "five different ones"
 
@@ -206,7 +210,7 @@ def numpy_textures(features: np.ndarray, count: int, window: int) -> tuple[np.nd
     def normal(x: np.ndarray) -> np.ndarray:
         return np.stack([(row - row.mean()) / math.sqrt(row.var() + 1e-5) for row in x])
 
-    filters = directions(count, len(features)).numpy()
+    filters = directions(count, len(features), *DOUBLE).numpy()
     responses = normal(np.tensordot(filters, normal(features), 1))
     height, width = features.shape[1:]
     side = min(window, height // 4, width // 4)
@@ -236,6 +240,20 @@ def test_textures_of_flat_features_are_finite() -> None:
     (level.sum() + contrast.sum()).backward()
     assert x.grad.isfinite().all()
     assert textures(torch.zeros(1, 6, 2, 2), 4, 8)[0].shape == (1, 4, 2, 2)
+
+
+@pytest.mark.parametrize("function", [luminance, edges, lambda x: textures(x, 4, 8)[0]])
+def test_a_first_call_in_inference_mode_spoils_nothing(function: Any) -> None:
+    """What is kept for the next call lets gradient through then."""
+    _constant.cache_clear()
+    directions.cache_clear()
+    x = noise(1, 1 if function is edges else 3, 16, 16)
+    with torch.inference_mode():
+        first = function(x)
+    x.requires_grad_()
+    again = function(x)
+    again.sin().sum().backward()
+    assert torch.equal(again, first) and x.grad.abs().max() > 0
 
 
 def test_standardized() -> None:

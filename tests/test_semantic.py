@@ -23,8 +23,10 @@ from unflip.files import sha256
 from unflip.losses import TERMS, Nets, Setting, Site
 from unflip.losses.draws import Stream
 from unflip.losses.semantic import FixedSegmenter, Semantic, cross_entropy
-from unflip.methods import METHODS
+from unflip.methods import METHODS, Recipe
+from unflip.networks.multiscale import cut
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
+from unflip.runs import collect, validate
 from unflip.segmenterfolder import SegmenterModelConfig, load_segmenter, read_segmenter, save_segmenter
 from unflip.types import Step
 
@@ -230,6 +232,11 @@ def test_a_saved_segmenter_reads_as_before(folder: Path) -> None:
     assert load_segmenter(folder.parent / "run").config == loaded.config
 
 
+def test_a_resize_has_one_spelling() -> None:
+    assert SegmenterModelConfig(classes=CLASSES, resize="short:0064").resize == "short:64"
+    assert SegmenterModelConfig(classes=CLASSES).resize == "none"
+
+
 def test_what_is_no_segmenter_is_one_line(folder: Path) -> None:
     def line(path: Path = folder) -> str:
         with pytest.raises(UserError) as caught:
@@ -248,6 +255,7 @@ def test_what_is_no_segmenter_is_one_line(folder: Path) -> None:
     assert "network.width" in rewritten(network={"width": 1})
     assert "3 names and 4 colors" in rewritten(classes=whole["classes"] | {"names": ["a", "b", "c"]})
     assert "does not fit the configuration" in rewritten(network={"width": 8, "halvings": 2})
+    assert "resize: not a resize, 'half'" in rewritten(resize="half")
     assert "SHA-256" in rewritten(files={"model.safetensors": "0" * 64})
     for text in ("{", "[]", "3"):
         file.write_text(text)
@@ -287,6 +295,53 @@ def test_a_fixed_segmenter_is_neither_trained_nor_saved(folder: Path) -> None:
     assert own(images(1).half()).dtype == torch.float32  # what reads in half precision would judge in it
 
 
+def test_what_the_segmenter_ignores_it_does_not_know(folder: Path) -> None:
+    """Its output for a class that it ignores was never taught anything, though it has a name and a place."""
+    names, palette = ("void", "sky", "car"), ((3, 0, 0), (0, 0, 9), (2, 0, 0))
+    counted = Semantic(segmenter=folder, classes=Classes(names=names, palette=palette))
+    said = counted.problem(setting())
+    assert said is not None and "does not know the class void" in said and str(folder) in said and "\n" not in said
+    assert "it knows sky, road, car;" in said and "ignore void" in said
+    with pytest.raises(UserError, match="does not know the class void"):
+        counted.build(site())
+
+    ignored = Semantic(segmenter=folder, classes=Classes(names=names, palette=palette, ignore=(0,)))
+    assert ignored.problem(setting()) is None
+    own = ignored.build(site())
+    assert isinstance(own, FixedSegmenter) and own.ids(torch.tensor([0, 1, 2, -1])).tolist() == [-1, 0, 2, -1]
+
+
+def test_what_is_ignored_in_front_moves_no_other_class(tmp_path: Path) -> None:
+    """A class's place among the outputs counts the ignored ones before it."""
+    classes = Classes(names=("void", "sky", "road"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)), ignore=(0,))
+    save_segmenter(tmp_path / "segmenter", SegmenterModelConfig(network=SMALL, classes=classes), SMALL.build(3, rng(5)))
+    run = Classes(names=("road", "sky"), palette=((2, 2, 2), (1, 1, 1)))
+    own = Semantic(segmenter=tmp_path / "segmenter", classes=run).build(site())
+    assert isinstance(own, FixedSegmenter) and own.ids(torch.tensor([0, 1, -1])).tolist() == [2, 1, -1]
+
+
+@pytest.mark.parametrize(("of_segmenter", "of_run"), [("short:256", "none"), ("none", "512x256"), ("short:256", "short:512")])
+def test_a_segmenter_reads_images_of_its_own_scale(of_segmenter: str, of_run: str, tmp_path: Path) -> None:
+    folder = tmp_path / "segmenter"
+    save_segmenter(folder, SegmenterModelConfig(network=SMALL, classes=CLASSES, resize=of_segmenter), SMALL.build(4, rng(5)))
+    term = Semantic(segmenter=folder, classes=CLASSES)
+    said = term.problem(setting(of_run))
+    assert said is not None and str(folder) in said and "\n" not in said
+    assert f"set data.resize={of_segmenter}" in said and f"a segmenter for {of_run}" in said
+    assert term.problem(setting(of_segmenter)) is None
+    assert Semantic(classes=CLASSES).problem(setting(of_run)) is None, "one that is trained along learns at the run's scale"
+
+
+def test_a_run_at_another_scale_than_the_segmenters_is_refused(tmp_path: Path) -> None:
+    folder, data = tmp_path / "segmenter", {"source": "a", "target": "b", "source_labels": "c", "classes": CLASSES}
+    save_segmenter(folder, SegmenterModelConfig(network=SMALL, classes=CLASSES, resize="short:64"), SMALL.build(4, rng(5)))
+    values = collect("fastcut", settings=[f"semantic.segmenter={folder}"], size=64, budget=10, data=data)
+    with pytest.raises(UserError, match=r"term semantic: .* set data\.resize=short:64"):
+        validate(values)
+    resized = validate(values | {"data": data | {"resize": "short:064"}})
+    assert resized.data.resize == "short:64"
+
+
 def test_classes_are_matched_by_name(folder: Path, tmp_path: Path) -> None:
     """A run whose classes are in another order and without one of the segmenter's has the value that the segmenter's own order gives."""
     names = ("lamp", "car", "sky")
@@ -311,8 +366,8 @@ def stream(progress: float) -> Stream:
     return Stream(0, ("semantic",), 0, 2, torch.device("cpu"), 0, progress)
 
 
-def setting() -> Setting:
-    return Setting(SIZE, SIZE, 1, ())
+def setting(resize: str = "none") -> Setting:
+    return Setting(SIZE, SIZE, 1, (), resize)
 
 
 def gradients(term: Semantic, own: nn.Module, progress: float) -> tuple[float, Tensor | None, dict[str, Tensor]]:
@@ -368,7 +423,7 @@ def test_what_the_term_says_of_itself(folder: Path) -> None:
     assert none is not None and str(folder / "none") in none and "\n" not in none
     assert "trained along" in (Semantic(classes=CLASSES).remark() or "")
     assert str(folder) in (Semantic(classes=CLASSES, segmenter=folder).remark() or "")
-    assert Semantic().needs == {"fake", "labels"}
+    assert Semantic().needs == {"fake", "labels", "plain"}
     with pytest.raises(UserError, match="1 and translations of 3 channels"):
         Semantic(classes=CLASSES).build(site((1, 3)))
     with pytest.raises(ValidationError):
@@ -412,6 +467,27 @@ def test_steps_of_a_method_with_labels(method: str, fixed: bool, folder: Path, m
     assert (not moved) if fixed else all(moved)
     if not fixed:
         assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("changes", [{"turn": "rotate"}, {"turn": "flip"}, {"multiscale": {}}, {"sides": 2, "turn": "rotate"}])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_segmenter_sees_plain_images_only(fixed: bool, changes: dict[str, Any], folder: Path) -> None:
+    semantic = {"segmenter": folder if fixed else None, "classes": CLASSES, "network": SMALL}
+    players = Players.of(small_recipe(Recipe(terms={"adversarial": {}, "semantic": semantic}, **changes)))
+    weights, data = players.weights(), batch(size=64)._replace(labels=some_labels(size=64))
+    draws = players.draws(weights, size=64)
+    _, parts, shown = players.generator(data, draws, weights, players.discriminator.frozen())
+
+    source, labels, judge = data.source, data.labels, load_segmenter(folder).network.double()
+    if draws.windows is not None:
+        source, labels = (cut(x, draws.windows, (32, 32)) for x in (source, labels))
+    expected = torch.zeros(())
+    if not fixed:
+        assert list(players.generator.own) == ["to_target_semantic"]
+        judge = players.generator.own["to_target_semantic"]
+        expected = cross_entropy(judge(source), labels)
+    expected = expected + cross_entropy(judge(shown["to_target"][1]), labels)
+    assert len(shown) > 1 and math.isclose(float(parts["semantic"]), float(expected.detach()), rel_tol=1e-6)
 
 
 def test_read_segmenter_leaves_the_weights_alone(folder: Path) -> None:

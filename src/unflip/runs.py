@@ -131,6 +131,12 @@ class RunConfig(Recipe):
         if self.multiscale is not None and self.multiscale.window is None:
             window = Size(self.size.width // 2, self.size.height // 2)
             self._fill(multiscale=self.multiscale.model_copy(update={"window": window}))
+        elif self.multiscale is not None and self.multiscale.window is not None:
+            window = self.multiscale.window
+            if window.width % self.generator.stride or window.height % self.generator.stride or min(window) < smallest // 2:
+                raise ValueError(
+                    f"multiscale.window {window.short}: sides must be multiples of {self.generator.stride} and at least {smallest // 2}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -149,7 +155,8 @@ class RunConfig(Recipe):
             if "labels" in term.needs and self.data.source_labels is None:
                 raise ValueError(f"term {name} needs the labels of the source images; give --source-labels DIR --classes FILE")
             for view in self.views(self.size, labels=True).values():
-                trouble = term.problem(Setting(*view.size, self.batch, self.generator.taps)) if term.needs <= view.provides else None
+                setting = Setting(*view.size, self.batch, self.generator.taps, self.data.resize)
+                trouble = term.problem(setting) if term.needs <= view.provides else None
                 if trouble:
                     raise ValueError(f"term {name}: {trouble}")
         return self
@@ -184,9 +191,11 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     for key, value in fields.items():
         if value is not None:
             _put(values, ["data", key] if key in DataConfig.model_fields else [key], value)
-    if (values.get("data") or {}).get("source_labels") is not None:
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("source_labels") is not None and isinstance(values["terms"], dict):
         values["terms"].setdefault("semantic", {})  # labels are given for it
-    for setting in settings:
+    # a kind first, whatever the order: it clears away what belongs to another kind
+    for setting in sorted(settings, key=lambda text: not text.partition("=")[0].strip().endswith(".kind")):
         key, equals, text = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: expected key=value")
@@ -253,6 +262,10 @@ IMPLIED = (
 
 def _without_implied(given: dict[str, Any]) -> dict[str, Any]:
     """A complete configuration without the values that the rest implies, so that they follow when the rest is changed."""
+    terms = given.get("terms")
+    for term in terms.values() if isinstance(terms, dict) else ():
+        for field in term.pop("measured", ()) if isinstance(term, dict) else ():  # of other data, it may be
+            term.pop(field, None)
     try:
         whole = RunConfig.model_validate(given)
     except ValidationError:
@@ -270,6 +283,8 @@ def _without_implied(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    if "kind" in new and new["kind"] != into.get("kind", new["kind"]):
+        into.clear()  # the fields of another kind
     for key, value in new.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
@@ -302,4 +317,4 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
         if not isinstance(values.get(part), dict):
             values[part] = {}
         values = values[part]
-    values[path[-1]] = value
+    _merge(values, {path[-1]: value})

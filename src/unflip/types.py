@@ -23,7 +23,7 @@ class Size(NamedTuple):
             width, height = value
         else:
             match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).strip())
-            if isinstance(value, bool) or match is None:
+            if match is None:
                 raise ValueError(f"not a size in pixels, {value!r}; give 256, or 512x256 (width first)")
             width, height = int(match[1]), int(match[2] or match[1])
         if min(width, height) < 1:
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     first: int
     step: int
     labels: Tensor | None = None
-    """Class ids of the source, ``(N, H, W)`` int64; -1: ignored."""
+    """Class ids of the source, ``(N, H, W)``: int64 with -1 for ignored pixels; from the loader, uint8 with 255."""
 
 
 @dataclass(frozen=True)

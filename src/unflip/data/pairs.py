@@ -79,13 +79,12 @@ class Pairs(Dataset[Item]):
         return self.length
 
     def __getitem__(self, i: int) -> Item:
-        """``(source, target, labels)``: two ``(3, height, width)`` uint8, and ``(height, width)`` int64, -1 where ignored, or None."""
+        """``(source, target, labels)``: two ``(3, height, width)`` uint8, and ``(height, width)`` uint8, 255 where ignored, or None."""
         source, target = self.indices(i)
         crops = self._crop(self.source[source], "source", i), self._crop(self.target[target], "target", i)
         if self.labels is None:
             return *crops, None
-        labels = self._crop(self.labels[source][..., None], "source", i)[0].long()
-        return *crops, torch.where(labels == 255, -1, labels)
+        return *crops, self._crop(self.labels[source][..., None], "source", i)[0]
 
     def indices(self, i: int) -> tuple[int, int]:
         """Which source and which target image item ``i`` is cut from."""

@@ -17,3 +17,8 @@ def to_image(image: Tensor) -> Tensor:
     """Floats in [-1, 1] to uint8, rounded to nearest; values beyond are clamped. Undoes ``to_network`` exactly."""
     wide = image.to(torch.promote_types(image.dtype, torch.float32))
     return ((wide + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_ids(labels: Tensor) -> Tensor:
+    """Labels as stored, uint8 with 255 for ignored pixels, to int64 with -1."""
+    return torch.where(labels == 255, -1, labels.long())

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from unflip.data.transforms import to_network
+from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
 from unflip.errors import UserError
@@ -143,7 +143,7 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
             group["lr"] = share * config.optimizer.rate(player)
 
     source, target = (to_network(images.to(fabric.device, non_blocking=True)) for images in (batch.source, batch.target))
-    labels = None if batch.labels is None else batch.labels.to(fabric.device, non_blocking=True)
+    labels = None if batch.labels is None else to_ids(batch.labels.to(fabric.device, non_blocking=True))
     batch = Batch(source, target, batch.first, batch.step, labels)
     images = len(source)
     weights = active(config.terms, progress, batch.step)

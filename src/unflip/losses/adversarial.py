@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from unflip.losses.precision import at_least_float32, full_precision
+from unflip.losses.term import Game as Form
 from unflip.losses.term import Nets, Term
 from unflip.types import Step
-
-Form = Literal["least_squares", "hinge", "logistic"]
 
 
 def generator_loss(fake: Tensor, form: Form) -> Tensor:
@@ -42,16 +41,10 @@ class Adversarial(Term):
     needs: ClassVar[frozenset[str]] = frozenset({"fake"})
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
-        return self.judge(step.fake, nets)
-
-    def judge(self, fake: Tensor, nets: Nets) -> Tensor:
-        """How far ``fake`` ``(N, C, H, W)`` is from "real" to the view's discriminator."""
-        logits = nets.discriminator(fake)
-        with full_precision(logits):
-            return generator_loss(at_least_float32(logits), self.form)
+        return _judged(step.fake, nets, self.form)
 
 
-class Detail(Adversarial):
+class Detail(Term):
     """The detail view alone must look like the target too, or the fusion could leave it to the context. HRDA, eq. 9, with its weight."""
 
     weight: NonNegativeFloat = 0.1
@@ -60,4 +53,10 @@ class Detail(Adversarial):
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert step.detail is not None
-        return self.judge(step.detail, nets)
+        return _judged(step.detail, nets, nets.game)
+
+
+def _judged(fake: Tensor, nets: Nets, form: Form) -> Tensor:
+    logits = nets.discriminator(fake)
+    with full_precision(logits):
+        return generator_loss(at_least_float32(logits), form)

@@ -17,11 +17,14 @@ from unflip.losses.mutual_information import Form, rsmi
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Term
 from unflip.networks import Tap
+from unflip.networks.blocks import constant, without_margin
 from unflip.seeding import numpy_rng
 from unflip.types import Step
 
 EDGE = 0.05
 """The gradient, in units of [-1, 1] a pixel, that becomes the middle of the range: between median and upper quartile in street scenes."""
+LUMA = (0.299, 0.587, 0.114)
+SOBEL = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))
 
 
 def luminance(image: Tensor) -> Tensor:
@@ -29,7 +32,7 @@ def luminance(image: Tensor) -> Tensor:
     image = at_least_float32(image)
     if image.shape[1] != 3:
         return image.mean(1, keepdim=True)
-    return (image * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    return (image * constant(LUMA, image).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def edges(gray: Tensor) -> Tensor:
@@ -37,17 +40,18 @@ def edges(gray: Tensor) -> Tensor:
 
     A fixed map, so that no other pixel or image changes a pixel's value; concave, because most pixels of a photo are nearly flat.
     """
-    sobel = gray.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8  # a slope of 1 a pixel is 1
+    sobel = constant(SOBEL, gray) / 8  # a slope of 1 a pixel is 1
     slopes = F.conv2d(F.pad(gray, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None])  # (N, 2, H, W)
     length = (slopes.square().sum(1, keepdim=True) + 1e-12).sqrt()
     return 2 * length / (length + EDGE) - 1
 
 
 @lru_cache
-def directions(count: int, channels: int) -> Tensor:
-    """``count`` random unit vectors ``(count, channels)``, always the same ones, in float64."""
-    random = torch.from_numpy(numpy_rng(0, "texture", channels).standard_normal((count, channels)))
-    return F.normalize(random, dim=1)
+def directions(count: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """``count`` random unit vectors ``(count, channels)``, always the same ones."""
+    with torch.inference_mode(False):
+        random = torch.from_numpy(numpy_rng(0, "texture", channels).standard_normal((count, channels)))
+        return F.normalize(random, dim=1).to(device, dtype)
 
 
 def standardized(x: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ def textures(features: Tensor, count: int, window: int) -> tuple[Tensor, Tensor]
     of its mean in a window, contrast that of the logarithm of its standard deviation. Windows take at most a quarter of a side.
     """
     features = at_least_float32(features)
-    projection = directions(count, features.shape[1]).to(features)
+    projection = directions(count, features.shape[1], features.device, features.dtype)
     responses = standardized(torch.einsum("dc,nchw->ndhw", projection, standardized(features)))
     window = max(1, min(window, *(side // 4 for side in features.shape[2:])))
     mean, square = (F.avg_pool2d(x, window, max(1, window // 2)) for x in (responses, responses.square()))
@@ -168,11 +172,5 @@ class Texture(Alignment):
     def pairs(self, step: Step, nets: Nets) -> Iterator[tuple[Tensor, Tensor]]:
         taps = nets.generator.taps
         for place in self.places(taps, nets.generator.in_channels):
-            source, fake = (_without_margin(step.features[of][place], taps[place].margin) for of in ("source", "fake"))
+            source, fake = (without_margin(step.features[of][place], taps[place].margin) for of in ("source", "fake"))
             yield from zip(*(textures(x, self.filters, self.window) for x in (source.detach(), fake)), strict=True)
-
-
-def _without_margin(features: Tensor, margin: int) -> Tensor:
-    """Features without the padding that a tap may have around them."""
-    height, width = features.shape[-2:]
-    return features[..., margin : height - margin, margin : width - margin]

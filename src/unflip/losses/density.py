@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unflip.losses.draws import Stream, TapShape, gather
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Site, Term
+from unflip.networks.blocks import detached
 from unflip.networks.flow import Flow
 from unflip.types import Step
 
@@ -69,8 +69,7 @@ class Density(Term):
                 x, y, fake = (gather(at_least_float32(step.features[of][tap]), places) for of in ("source", "target", "fake"))  # (N, P, C)
                 before = own.source[tap](x.detach())  # (N, P)
                 likelihoods.append(before.mean() + own.target[tap](y.detach()).mean())
-                fixed = {name: value.detach() for name, value in own.target[tap].named_parameters()}
-                after = functional_call(own.target[tap], fixed, (fake,))
+                after = detached(own.target[tap])(fake)
                 variances.append(change_variance(before.detach(), after, x.shape[-1]))
         likelihood = torch.stack(likelihoods).mean()
         # the likelihood is there for its gradient: with a value of 0, and whatever the variance weighs

@@ -6,8 +6,9 @@ Benaim & Wolf, "One-sided unsupervised domain mapping", NeurIPS 2017, section 3.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
+import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -17,6 +18,8 @@ from unflip.losses.term import Nets, Setting, Term
 from unflip.types import Step
 
 Form = Literal["self", "pairs"]
+Moment = Literal["source_mean", "source_std", "target_mean", "target_std"]
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 
 class Moments(NamedTuple):
@@ -44,7 +47,8 @@ def moments(images: Tensor, form: Form) -> Moments:
 
     Distances that do not vary, such as those in a set of one image, are left in the images' own units: their spread is given as 1.
     """
-    found = distances(images, form).double()
+    parts = [images] if form == "pairs" else images.split(1)  # the halves' differences of all at once would fill half the set's memory
+    found = torch.cat([distances(part, form) for part in parts]).double()
     if len(found) == 0:
         return Moments(0.0, 1.0)
     std = float(found.std(correction=0))
@@ -69,22 +73,32 @@ class Distance(Term):
     source_std: PositiveFloat | None = None
     target_mean: NonNegativeFloat | None = None
     target_std: PositiveFloat | None = None
+    measured: tuple[Moment, ...] = ()
+    """Which of the four were measured, not given: they are measured anew when a configuration is used again."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"fake"})
+    needs: ClassVar[frozenset[str]] = frozenset({"fake", "plain"})  # the moments are those of plain crops
 
     def problem(self, setting: Setting) -> str | None:
         if self.form == "pairs" and setting.batch < 2:
             return "form pairs compares the images of a batch; give --batch 2 or more, or set form=self"
         return None
 
+    def unmeasured(self) -> bool:
+        return bool(self._missing())
+
     def measure(self, crops: Mapping[str, Tensor]) -> Self:
         """With the moments that are not given filled in, from crops ``(M, C, H, W)`` of the "source" and the "target" set."""
-        measured: dict[str, float] = {}
+        missing = self._missing()
+        found: dict[str, float] = {}
         for domain in ("source", "target"):
-            if getattr(self, f"{domain}_mean") is None or getattr(self, f"{domain}_std") is None:
-                found = moments(at_least_float32(crops[domain]), self.form)
-                measured |= {f"{domain}_mean": found.mean, f"{domain}_std": found.std}
-        return self.model_copy(update={key: value for key, value in measured.items() if getattr(self, key) is None})
+            if any(name.startswith(domain) for name in missing):
+                mean, std = moments(at_least_float32(crops[domain]), self.form)
+                found |= {f"{domain}_mean": mean, f"{domain}_std": std}
+        measured = tuple(name for name in MOMENTS if name in missing or name in self.measured)
+        return self.model_copy(update={**{name: found[name] for name in missing}, "measured": measured}) if missing else self
+
+    def _missing(self) -> tuple[Moment, ...]:
+        return tuple(name for name in MOMENTS if getattr(self, name) is None)
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert self.source_mean is not None and self.source_std is not None, "measured before training"

@@ -53,26 +53,26 @@ class Stream:
         """For a choice that the whole step shares."""
         return numpy_rng(self.seed, *self.path, "step", self.step)
 
-    def each(self, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
-        """``draw``'s result for every image, stacked: ``(N, ...)``."""
-        rows = [draw(numpy_rng(self.seed, *self.path, self.first + i)) for i in range(self.images)]
+    def each(self, draw: Callable[[np.random.Generator], np.ndarray], *path: str) -> Tensor:
+        """``draw``'s result for every image, stacked: ``(N, ...)``. Draws of different ``path`` are independent."""
+        rows = [draw(numpy_rng(self.seed, *self.path, *path, self.first + i)) for i in range(self.images)]
         return torch.from_numpy(np.stack(rows)).to(self.device, non_blocking=True)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers ``(N, *shape)``, made on the device."""
-        return torch.stack([torch.randn(shape, generator=rng, device=self.device) for rng in self._rngs()])
+        return torch.stack([torch.randn(shape, generator=rng, device=self.device) for rng in self._rngs("normal")])
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), ``(N, *shape)``, made on the device."""
-        return torch.stack([torch.rand(shape, generator=rng, device=self.device) for rng in self._rngs()])
+        return torch.stack([torch.rand(shape, generator=rng, device=self.device) for rng in self._rngs("uniform")])
 
-    def _rngs(self) -> list[torch.Generator]:
-        return [torch_rng(self.seed, *self.path, "noise", self.first + i, device=self.device) for i in range(self.images)]
+    def _rngs(self, what: str) -> list[torch.Generator]:
+        return [torch_rng(self.seed, *self.path, what, self.first + i, device=self.device) for i in range(self.images)]
 
     def positions(self, shape: TapShape, count: int) -> Tensor:
         """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions."""
         size = shape.height * shape.width
-        return self.each(lambda rng: rng.choice(size, min(count, size), replace=False, shuffle=False))
+        return self.each(lambda rng: rng.choice(size, min(count, size), replace=False, shuffle=False), "positions", shape.name)
 
 
 def gather(features: Tensor, positions: Tensor) -> Tensor:

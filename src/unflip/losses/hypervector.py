@@ -5,17 +5,17 @@ Theiss et al., "Unpaired image translation via vector symbolic architectures", E
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unflip.losses.adversarial import discriminator_loss, generator_loss
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Site, Term
+from unflip.networks.blocks import detached
+from unflip.networks.features import rgb
 from unflip.networks.hypervector import HypervectorConfig, Judge, Mapping, hypervectors
 from unflip.types import Step
 
@@ -34,11 +34,6 @@ class Symbols(nn.Module):
         super().__init__()
         self.mapping = Mapping(dimension, rng)
         self.judge = Judge(dimension, width, rng)
-
-    def fixed_judge(self) -> Callable[[Tensor], Tensor]:
-        """The judge with weights that receive no gradient."""
-        state = {name: value.detach() for name, value in self.judge.named_parameters()}
-        return lambda x: functional_call(self.judge, state, (x,))
 
 
 class HypervectorConsistency(Term):
@@ -71,8 +66,8 @@ class HypervectorConsistency(Term):
         own = nets.own
         assert isinstance(own, Symbols)
         hypervectors_of = hypervectors(self.vectors)
-        with torch.no_grad():
-            source, target = hypervectors_of(step.source), hypervectors_of(step.target)
+        with torch.no_grad():  # at once, as 0.5 GB of directions are read each time
+            source, target = hypervectors_of(torch.cat([rgb(step.source), rgb(step.target)])).chunk(2)
         fake, mapping = hypervectors_of(step.fake), own.mapping(source)
         with full_precision(fake):
             loss = consistency(*(at_least_float32(x) for x in (source, fake, mapping.detach()))).mean()
@@ -81,7 +76,7 @@ class HypervectorConsistency(Term):
 
     def game(self, own: Symbols, bound: Tensor, target: Tensor) -> Tensor:
         """What moves the mapping, and what moves the judge, for bound source and target hypervectors ``(N, D, h, w)``; a scalar."""
-        logits = own.fixed_judge()(bound), own.judge(target), own.judge(bound.detach())
+        logits = detached(own.judge)(bound), own.judge(target), own.judge(bound.detach())
         with full_precision(bound):
             passing, real, imitated = (at_least_float32(x) for x in logits)
             on_target, on_bound = discriminator_loss(real, imitated, "hinge")

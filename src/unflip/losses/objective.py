@@ -40,5 +40,6 @@ def evaluate(
         part = torch.stack(values).sum()
         parts[name] = part.detach()
         total = weight * part if total is None else total + weight * part
-    assert total is not None, "every method has an adversarial term"
+    if total is None:  # all pause in this step
+        total = 0 * torch.stack([step.fake.sum() for step in steps.values()]).sum()
     return total, parts

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
-from torch.func import functional_call
 
 from unflip.losses.draws import Stream, TapShape, gather
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Term
+from unflip.networks.blocks import detached
 from unflip.types import Step
 
 Form = Literal["paper", "as_released", "relative"]
@@ -102,10 +102,7 @@ class Robustness(Term):
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None
-        weights: dict[str, Tensor] = dict(nets.projector.named_parameters())
-        if self.update == "v1":
-            weights = {name: value.detach() for name, value in weights.items()}
-
+        projector = detached(nets.projector) if self.update == "v1" else nets.projector
         h = step.features["source"][drawn.tap]
         with full_precision(h):
             h = at_least_float32(h)
@@ -113,7 +110,7 @@ class Robustness(Term):
             image = nets.generator.decode(perturbed, drawn.tap)
             again = nets.generator.encode(image, drawn.tap)[-1]
             # the reference is the clean source, not the clean translation: at vanishing noise the term aligns source and translation
-            clean, moved = (functional_call(nets.projector, weights, (drawn.tap, gather(f, drawn.positions))) for f in (h, again))
+            clean, moved = (projector(drawn.tap, gather(f, drawn.positions)) for f in (h, again))
             loss = (distance(clean, moved) * gather(factor, drawn.positions).squeeze(-1)).mean()
         # the published code divides by its number of taps although it evaluates one
         return loss / len(step.features["source"]) if self.form == "as_released" else loss

@@ -15,18 +15,20 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unflip.losses.draws import Stream, TapShape, gather
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Site, Term
-from unflip.networks.blocks import initialize
+from unflip.networks.blocks import constant, detached, initialize
 from unflip.networks.features import FeaturesConfig, features, rgb
 from unflip.types import Step
 
 Similarity = Literal["cosine", "dot"]
 Distance = Literal["cos", "l1"]
 Projection = Callable[[Tensor], Tensor]
+
+CROSS = ((0, -1, 1), (1, 0, -1), (-1, 1, 0))
+"""Times a vector: (1, 1, 1) x that vector."""
 
 
 class Choices(NamedTuple):
@@ -127,7 +129,7 @@ def recolored(images: Tensor, uniform: Tensor) -> Tensor:
     x = (images + 1) / 2 * brightness
     x = x.mean((1, 2, 3), keepdim=True) * (1 - contrast) + x * contrast
     eye, gray = torch.eye(3, dtype=x.dtype, device=x.device), x.new_full((3, 3), 1 / 3)
-    cross = x.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    cross = constant(CROSS, x) / 3**0.5
     turn = gray + saturation.view(-1, 1, 1) * (angle.cos() * (eye - gray) + angle.sin() * cross)  # Rodrigues' formula
     return torch.einsum("nij,njhw->nihw", turn, x).clamp(0, 1) * 2 - 1
 
@@ -191,12 +193,12 @@ class SelfSimilarity(Term):
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         see = features(self.features, self.layers)
-        heads: list[Projection] = [*nets.own] if isinstance(nets.own, nn.ModuleList) else []
+        heads = [*nets.own] if isinstance(nets.own, nn.ModuleList) else []
         with torch.no_grad():
             source = see(step.source)
         fake = see(step.fake)
         with full_precision(step.fake):
-            fixed = [_fixed(head) for head in heads]
+            fixed = [detached(head) for head in heads]
             pairs = zip(self._maps(source, drawn, fixed), self._maps(fake, drawn, fixed), strict=True)
             apart = [dissimilarity(s, f, self.share, self.distance, self.similarity == "dot").mean() for s, f in pairs]
             loss = torch.stack(apart).mean()
@@ -234,10 +236,3 @@ class SelfSimilarity(Term):
                 for s, t, o in zip(base, self._maps(looks, drawn, heads), self._maps(other, drawn, heads), strict=True)
             ]
             return torch.stack(values).mean()
-
-
-def _fixed(head: Projection) -> Projection:
-    """The projection with weights that receive no gradient."""
-    assert isinstance(head, nn.Module)
-    state = {name: value.detach() for name, value in head.named_parameters()}
-    return lambda x: functional_call(head, state, (x,))

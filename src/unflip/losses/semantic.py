@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from unflip.data.labels import GivenClasses
+from unflip.data.labels import Classes, GivenClasses
 from unflip.errors import UserError
 from unflip.losses.draws import Stream, TapShape
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Site, Term
+from unflip.networks.blocks import detached
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.segmenterfolder import load_segmenter, read_segmenter
 from unflip.types import Step
@@ -71,16 +71,21 @@ class Semantic(Term):
     classes: GivenClasses | None = None
     """Of the labels; filled from ``--classes``."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"fake", "labels"})
+    needs: ClassVar[frozenset[str]] = frozenset({"fake", "labels", "plain"})  # no segmenter has learned turned or half-size images
 
     def problem(self, setting: Setting) -> str | None:
         if self.classes is None:
             return "the classes of the labels are not known; give --source-labels DIR --classes FILE"
+        if self.segmenter is None:
+            return None
         try:
-            if self.segmenter is not None:
-                self._lookup(self.segmenter)
+            known = read_segmenter(self.segmenter)[1]
+            self._lookup(known.classes)
         except UserError as error:
             return str(error)
+        if known.resize != setting.resize:  # things would be of another size than it has learned
+            what = f"the segmenter {self.segmenter} reads images at resize {known.resize}, but data.resize is {setting.resize}"
+            return f"{what}; set data.resize={known.resize}, or name a segmenter for {setting.resize}"
         return None
 
     def remark(self) -> str | None:
@@ -91,7 +96,8 @@ class Semantic(Term):
     def build(self, site: Site) -> nn.Module:
         assert self.classes is not None
         if self.segmenter is not None:
-            return FixedSegmenter(load_segmenter(self.segmenter).network, self._lookup(self.segmenter))
+            model = load_segmenter(self.segmenter)
+            return FixedSegmenter(model.network, self._lookup(model.config.classes))
         source, target = site.channels
         if source != target:
             raise UserError(f"semantic: one segmenter cannot read sources of {source} and translations of {target} channels; leave it out")
@@ -109,18 +115,21 @@ class Semantic(Term):
         learns = _reads(own(step.source), step.labels)  # moves the segmenter only: the source is data
         if not drawn:
             return learns
-        weights = {name: value.detach() for name, value in own.named_parameters()}
-        return learns + _reads(functional_call(own, weights, (step.fake,)), step.labels)  # moves the generator only
+        return learns + _reads(detached(own)(step.fake), step.labels)  # moves the generator only
 
-    def _lookup(self, folder: Path) -> Tensor:
-        """The segmenter's id of every class of the run, by name, and -1 for ignored ones and for "none" at the end."""
+    def _lookup(self, known: Classes) -> Tensor:
+        """The segmenter's id of every class of the run, by name, and -1 for ignored ones and for "none" at the end.
+
+        ``known``: the segmenter's classes. It does not know those that it ignores: no pixel taught it what they look like.
+        """
         assert self.classes is not None
-        known = read_segmenter(folder)[1].classes
-        missing = [self.classes.names[i] for i in self.classes.kept if self.classes.names[i] not in known.names]
+        ids = {known.names[i]: i for i in known.kept}
+        counted = [name if i in self.classes.kept else None for i, name in enumerate(self.classes.names)]
+        missing = [name for name in counted if name is not None and name not in ids]
         if missing:
-            raise UserError(f"the segmenter does not know the class {missing[0]}, {folder}; it knows {', '.join(known.names)}")
-        ids = [known.names.index(name) if i in self.classes.kept else -1 for i, name in enumerate(self.classes.names)]
-        return torch.tensor([*ids, -1])
+            what = f"the segmenter does not know the class {missing[0]}, {self.segmenter}; it knows {', '.join(ids)}"
+            raise UserError(f"{what}; ignore {missing[0]} in the run's classes, or name another segmenter")
+        return torch.tensor([*(-1 if name is None else ids[name] for name in counted), -1])
 
 
 def _reads(logits: Tensor, labels: Tensor) -> Tensor:

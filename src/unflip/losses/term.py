@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -15,6 +15,8 @@ from unflip.config import Config
 from unflip.losses.draws import Stream, TapShape
 from unflip.networks import Generator, Projector, Tap
 from unflip.types import Step
+
+Game = Literal["least_squares", "hinge", "logistic"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Nets:
     """The view's discriminator with its weights held fixed."""
     own: nn.Module | None = None
     """What the term's ``build`` returned: networks that nothing but this term uses."""
+    game: Game = "least_squares"
+    """The adversarial term's form."""
     backward: bool = False
     """The step translates target to source: the other half of a two-sided method."""
 
@@ -50,6 +54,8 @@ class Setting(NamedTuple):
     height: int
     batch: int
     taps: tuple[str, ...]
+    resize: str = "none"
+    """What is done to images before they are cut, as in ``data.resize``."""
 
 
 class Term(Config, ABC):
@@ -62,7 +68,9 @@ class Term(Config, ABC):
     """Evaluate the term only on every k-th step, with k times the weight."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the term reads of the step: "fake", "identity", "cycled", "turned", "detail", "labels", "features.source", ..."""
+    """What the term reads of the step: "fake", "identity", "cycled", "turned", "detail", "labels", "features.source", ...
+
+    With "plain", it applies to no other view than a direction's plain one."""
     projects: ClassVar[bool] = False
     """The term calls the projector."""
 
@@ -73,6 +81,10 @@ class Term(Config, ABC):
     def problem(self, setting: Setting) -> str | None:
         """Why the term cannot work in this setting, in one line that says what to do; None where it can."""
         return None
+
+    def unmeasured(self) -> bool:
+        """Whether the term lacks what :meth:`measure` finds."""
+        return False
 
     def measure(self, crops: Mapping[str, Tensor]) -> Self:
         """The term with what it must know of the data, from training crops ``(M, C, H, W)`` of "source" and "target", before training."""

@@ -46,7 +46,7 @@ def views(sides: int, turn: Turn, multiscale: bool, size: Size, labels: bool) ->
         provides |= {"cycled"} if sides == 2 else set()
         provides |= {"labels"} if labels and side == FORWARD else set()
         window = Size(size.width // 2, size.height // 2) if multiscale else size
-        plain = frozenset(provides | ({"detail"} if multiscale else set()) | ({"turned"} if turn != "none" else set()))
+        plain = frozenset(provides | {"plain"} | ({"detail"} if multiscale else set()) | ({"turned"} if turn != "none" else set()))
         found[side] = View(side, window, plain)
         if multiscale:
             found[f"{side}_context"] = View(side, window, frozenset(provides))
@@ -66,22 +66,22 @@ def translate(
         labels = batch.labels if side == FORWARD else None
         if draws.flip:
             source, labels = source.flip(-1), None if labels is None else labels.flip(-1)
+        made: dict[str, Step] = {}
         if isinstance(generator, Multiscale):
             assert draws.windows is not None
-            plain, context = two_scales(generator, source, target, labels, draws.windows, draws.flip, needs)
-            steps |= {side: plain, f"{side}_context": context}
+            made[side], made[f"{side}_context"] = two_scales(generator, source, target, labels, draws.windows, draws.flip, needs)
         else:
-            steps[side] = one_view(generator, source, target, labels, draws.flip, needs)
+            made[side] = one_view(generator, source, target, labels, draws.flip, needs)
             if turn != "none":
                 there, back = TURNS[turn]
                 turned_labels = None if labels is None else there(labels)
                 turned = one_view(generator, there(source), there(target), turned_labels, draws.flip, needs)
-                steps[side] = replace(steps[side], turned=back(turned.fake))
-                steps[f"{side}_turned"] = replace(turned, turned=there(steps[side].fake))
-    if "cycled" in needs:
-        inverse = {side: _plain(generators[{FORWARD: BACKWARD, BACKWARD: FORWARD}[side]]) for side in generators}
-        directions = {name: next(side for side in generators if name.startswith(side)) for name in steps}
-        steps = {name: replace(step, cycled=inverse[directions[name]](step.fake)) for name, step in steps.items()}
+                made[f"{side}_turned"] = replace(turned, turned=there(made[side].fake))
+                made[side] = replace(made[side], turned=back(turned.fake))
+        if "cycled" in needs:
+            inverse = generators[BACKWARD if side == FORWARD else FORWARD].inner
+            made = {name: replace(step, cycled=inverse(step.fake)) for name, step in made.items()}
+        steps |= made
     return steps
 
 
@@ -150,10 +150,6 @@ def _with_features(generator: Generator, step: Step, taken: list[tuple[Tensor, T
         if flipped and "fake" in features:
             features["fake"] = tuple(f.flip(-1) for f in features["fake"])
     return replace(step, features=features)
-
-
-def _plain(network: Generator | Multiscale) -> Generator:
-    return network.inner if isinstance(network, Multiscale) else network
 
 
 def _rotate(x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unflip.losses import Nets, Site
 from unflip.losses.adversarial import Adversarial, discriminator_loss
@@ -17,16 +16,11 @@ from unflip.losses.objective import evaluate, needs
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.methods.passes import BACKWARD, FORWARD, SIDES, translate
 from unflip.methods.recipe import Recipe
-from unflip.networks import Generator, Multiscale
+from unflip.networks import Generator
+from unflip.networks.blocks import detached
 from unflip.networks.multiscale import build
 from unflip.seeding import torch_rng
 from unflip.types import Batch, Size
-
-
-def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``network`` as a function whose weights receive no gradient, however it is wrapped elsewhere."""
-    state = {name: value.detach() for name, value in network.state_dict(keep_vars=True).items()}
-    return lambda x: functional_call(network, state, (x,))
 
 
 class GeneratorPlayer(nn.Module):
@@ -39,7 +33,9 @@ class GeneratorPlayer(nn.Module):
         self.generators = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
         self.own = nn.ModuleDict()
-        seen = recipe.views(Size(4, 4), labels=True).values()
+        views = recipe.views(Size(4, 4), labels=True)
+        self.directions = {name: view.direction for name, view in views.items()}
+        self.game = _adversarial(recipe).form
         for side in SIDES[recipe.sides]:
             ends = channels if side == FORWARD else channels[::-1]
             self.generators[side] = build(recipe.generator, recipe.multiscale, *ends, torch_rng(seed, "init", "generator", side))
@@ -48,7 +44,7 @@ class GeneratorPlayer(nn.Module):
                 widths = [tap.channels for tap in taps]
                 self.projectors[side] = recipe.projector.build(widths, torch_rng(seed, "init", "projector", side))
             for name, term in recipe.terms.items():
-                if term.weight == 0 or not any(term.needs <= view.provides for view in seen if view.direction == side):
+                if term.weight == 0 or not any(term.needs <= view.provides for view in views.values() if view.direction == side):
                     continue
                 with torch.random.fork_rng(devices=[]):
                     own = term.build(Site(taps, ends, torch_rng(seed, "init", name, side)))
@@ -57,8 +53,7 @@ class GeneratorPlayer(nn.Module):
 
     def inner(self, side: str) -> Generator:
         """The generator of a direction, without what wraps it."""
-        network = self.generators[side]
-        inner = network.inner if isinstance(network, Multiscale) else network
+        inner = self.generators[side].inner
         assert isinstance(inner, Generator)
         return inner
 
@@ -78,10 +73,10 @@ class GeneratorPlayer(nn.Module):
         return Draws(flip, drawn, windows)
 
     def _windows(self, stream: Stream, size: Size) -> Tensor:
-        """Where each crop's detail window lies: anywhere on the grid that both views share."""
+        """Where each crop's detail window lies: anywhere on the grid that both views share, or where the crop ends."""
         stride = 2 * self.recipe.generator.stride
-        rows, columns = (side // 2 // stride + 1 for side in (size.height, size.width))
-        return stride * stream.each(lambda rng: np.array([rng.integers(rows), rng.integers(columns)]))
+        last = np.array([size.height // 2, size.width // 2])
+        return stream.each(lambda rng: np.minimum(stride * rng.integers(-(-last // stride) + 1), last))
 
     def forward(
         self, batch: Batch, draws: Draws, weights: Mapping[str, float], discriminators: Mapping[str, Callable[[Tensor], Tensor]]
@@ -90,11 +85,11 @@ class GeneratorPlayer(nn.Module):
         detached."""
         generators, projectors, own = (dict[str, Any](networks.items()) for networks in (self.generators, self.projectors, self.own))
         steps = translate(generators, self.recipe.turn, batch, draws, needs(self.terms, weights))
-        directions = {name: next(side for side in generators if name.startswith(side)) for name in steps}
 
         def nets(view: str, term: str) -> Nets:
-            side = directions[view]
-            return Nets(self.inner(side), projectors.get(side), discriminators[view], own.get(f"{side}_{term}"), side == BACKWARD)
+            side = self.directions[view]
+            mine = own.get(f"{side}_{term}")
+            return Nets(self.inner(side), projectors.get(side), discriminators[view], mine, self.game, side == BACKWARD)
 
         total, parts = evaluate(self.terms, weights, steps, draws.terms, nets)
         return total, parts, {view: (step.target, step.fake.detach()) for view, step in steps.items()}
@@ -105,9 +100,7 @@ class DiscriminatorPlayer(nn.Module):
 
     def __init__(self, recipe: Recipe, channels: tuple[int, int], seed: int) -> None:
         super().__init__()
-        adversarial = recipe.terms["adversarial"]
-        assert isinstance(adversarial, Adversarial)
-        self.form = adversarial.form
+        self.game = _adversarial(recipe).form
         self.networks = nn.ModuleDict()
         for name, view in recipe.views(Size(4, 4)).items():
             seen = channels[1] if view.direction == FORWARD else channels[0]
@@ -115,7 +108,7 @@ class DiscriminatorPlayer(nn.Module):
 
     def frozen(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The discriminators as the generators' opponents: functions with fixed weights."""
-        return {view: frozen(network) for view, network in self.networks.items()}
+        return {view: detached(network) for view, network in self.networks.items()}
 
     def forward(self, shown: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimize, ``(loss on real + loss on fake) / 2`` summed over the views, and its parts, detached.
@@ -127,8 +120,14 @@ class DiscriminatorPlayer(nn.Module):
             images = shown[view]
             real, fake = network(torch.cat(images)).split([len(each) for each in images])
             with full_precision(real):
-                losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.form)
+                losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.game)
             for name, loss in zip(("real", "fake"), losses, strict=True):
                 sums[name] = sums[name] + loss if name in sums else loss
         total = (sums["real"] + sums["fake"]) / 2
         return total, {f"discriminator_{name}": value.detach() for name, value in sums.items()}
+
+
+def _adversarial(recipe: Recipe) -> Adversarial:
+    term = recipe.terms["adversarial"]
+    assert isinstance(term, Adversarial)
+    return term

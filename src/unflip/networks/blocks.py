@@ -1,12 +1,15 @@
-"""Layers that the networks share: antialiased resampling, the residual block, padding of odd sizes, initialization."""
+"""What the networks share: antialiased resampling, the residual block, padding of odd sizes, initialization, weights held fixed."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Initialization = Literal["xavier", "normal"]
 
@@ -95,3 +98,29 @@ def initialize(module: nn.Module, how: Initialization, rng: torch.Generator, gai
                 nn.init.normal_(layer.weight, 0.0, gain, generator=rng)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def detached(network: nn.Module) -> Callable[..., Any]:
+    """``network`` as a function whose weights receive no gradient; gradient passes through it to what it is given."""
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+    return lambda *inputs: functional_call(network, weights, inputs)
+
+
+def constant(values: tuple[Any, ...], like: Tensor) -> Tensor:
+    """Fixed numbers, nested as they are, on the device and in the precision of ``like``; not to be written to.
+
+    Copied there once: a copy in every step would make the host wait for the device.
+    """
+    return _constant(values, like.device, like.dtype)
+
+
+@lru_cache
+def _constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # no gradient could be computed through what is made in inference mode
+        return torch.tensor(values, device=device, dtype=dtype)
+
+
+def without_margin(features: Tensor, margin: int) -> Tensor:
+    """Features ``(N, C, h, w)`` of a tap without the padding that it may have around them, ``margin`` positions at each side."""
+    height, width = features.shape[-2:]
+    return features[..., margin : height - margin, margin : width - margin]

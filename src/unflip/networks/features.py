@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unflip.config import Config, unknown
 from unflip.errors import UserError
+from unflip.networks.blocks import constant
 from unflip.seeding import torch_rng
 
 Network = Literal["vgg16", "vgg19"]
@@ -56,9 +57,17 @@ class FeaturesConfig(Config):
     network: Network = "vgg16"
     weights: Literal["imagenet", "random"] | str = Field(default="imagenet", min_length=1)
     """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network. Otherwise a
-    file (.safetensors or .pth) with the weights of torchvision's network, or of its ``.features``."""
+    file (.safetensors or .pth) with the weights of torchvision's network, or of its ``.features``; its path is made absolute."""
     inputs: Inputs = "imagenet"
     """``imagenet``: images are normalized as in the network's training. ``plain``: it sees them in [-1, 1]."""
+
+    setting: ClassVar[str] = "--set self_similarity.features.weights=FILE"
+    """How a run is told the weights."""
+
+    @field_validator("weights")
+    @classmethod
+    def _from_any_folder(cls, value: str) -> str:
+        return value if value in ("imagenet", "random") else str(Path(value).absolute())
 
     def pick(self, names: Iterable[str]) -> tuple[Layer, ...]:
         """The layers of these names.
@@ -78,7 +87,7 @@ class FeaturesConfig(Config):
             return None
         if self.weights == "random":
             return f"features of a {self.network} with random weights, not ImageNet's"
-        return f"features of a {self.network} with the weights {self.weights}"
+        return f"features of a {self.network} with the weights {Path(self.weights).name}"
 
 
 class Fixed:
@@ -90,16 +99,22 @@ class Fixed:
     def __init__(self, config: FeaturesConfig, names: tuple[str, ...]) -> None:
         self.config = config
         self.picked = config.pick(names)
-        _network(config.network, config.weights)  # what is wrong with the weights is said now, not in the first step
+        try:
+            _network(config.network, config.weights)  # what is wrong with the weights is said now, not in the first step
+        except UserError as error:
+            raise UserError(f"{error}; give the file as the weights of its features: {config.setting}") from error
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         x = rgb(images if images.dtype == torch.float64 else images.float())
         if self.config.inputs == "imagenet":
-            x = ((x + 1) / 2 - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(DEVIATION).view(3, 1, 1)
+            x = ((x + 1) / 2 - constant(MEAN, x).view(3, 1, 1)) / constant(DEVIATION, x).view(3, 1, 1)
         network = _placed(self.config.network, self.config.weights, x.device, x.dtype)
+        places = {layer.place for layer in self.picked}
         taken = {}
-        for i in range(1 + max(layer.place for layer in self.picked)):
-            x = taken[i] = network[i](x)
+        for place in range(1 + max(places)):
+            x = network[place](x)
+            if place in places:
+                taken[place] = x
         return tuple(taken[layer.place] for layer in self.picked)
 
 
@@ -163,7 +178,7 @@ def _load(network: nn.Sequential, name: Network, weights: str) -> None:
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:
-        raise UserError(f"{weights} does not hold the weights of torchvision's {name}; set features.weights to a file that does") from error
+        raise UserError(f"{weights} does not hold the weights of torchvision's {name}") from error
 
 
 def _downloaded(name: Network) -> Mapping[str, Tensor]:
@@ -171,19 +186,16 @@ def _downloaded(name: Network) -> Mapping[str, Tensor]:
         return torch.hub.load_state_dict_from_url(URLS[name], map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the ImageNet weights of {name} cannot be downloaded ({reason}); save {URLS[name]} by other means and set features.weights "
-            "to that file"
-        ) from error
+        raise UserError(f"the ImageNet weights of {name} cannot be downloaded ({reason}); save {URLS[name]} by other means") from error
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"features.weights is neither imagenet, random nor a file: {path}; give a .safetensors or .pth file")
+        raise UserError(f"weights are imagenet, random or a .safetensors or .pth file; there is no file {path}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the errors of pickle, zip and safetensors have no common base
-        raise UserError(f"cannot read weights from {path}; give a .safetensors file, or a .pth file of nothing but tensors") from error
+        raise UserError(f"cannot read weights from {path}, which must be .safetensors, or .pth and nothing but tensors") from error
     if not isinstance(state, Mapping):
-        raise UserError(f"{path} holds no state dict; give one of torchvision's network")
+        raise UserError(f"{path} holds no state dict of torchvision's network")
     return state

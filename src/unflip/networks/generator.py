@@ -56,6 +56,11 @@ class Generator(nn.Module, ABC):
     """No input pixel further away than this, in pixels, reaches an output pixel through the convolutions. Instance norm is global."""
     taps: tuple[Tap, ...]
 
+    @property
+    def inner(self) -> Generator:
+        """Itself: what wraps a generator has it as ``inner``, too."""
+        return self
+
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The translation and the features at every tap, in one pass."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ class HypervectorConfig(FeaturesConfig):
     layers: tuple[str, ...] = Field(default=("relu1_2", "relu2_2", "relu3_2", "relu4_2", "conv5_2"), min_length=1)
     """The published code names the convolutions 1_2 to 5_2; the ReLU after each but the last overwrites what it takes."""
     dimension: PositiveInt = 4096
+
+    setting: ClassVar[str] = "--set vsa.vectors.weights=FILE, and for VSAIT's discriminator --set discriminator.vectors.weights=FILE"
 
     @model_validator(mode="after")
     def _layers_exist(self) -> HypervectorConfig:

@@ -15,7 +15,7 @@ from pydantic import PositiveInt, field_serializer, field_validator
 from torch import Tensor, nn
 
 from unflip.config import Config
-from unflip.networks.blocks import initialize, pad_to_multiple
+from unflip.networks.blocks import initialize, pad_to_multiple, without_margin
 from unflip.networks.generator import Generator, GeneratorConfig
 from unflip.types import Size
 
@@ -64,7 +64,8 @@ class Multiscale(nn.Module):
         self.inner = inner
         self.window = config.window or Size(256, 256)
         self.stride = 2 * inner.stride
-        """Sides of crops, and places and sides of windows, are multiples of this: then both views meet the generator's grid."""
+        """Sides of crops and places of windows are multiples of this: then both views meet the generator's grid. Only the last window of a
+        row or column, which ends where the image ends, may meet just the detail's grid, at a multiple of half of this."""
         self.attention = nn.Sequential(
             nn.Conv2d(inner.taps[-1].channels, config.attention, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(config.attention, 1, 1)
         )
@@ -74,7 +75,8 @@ class Multiscale(nn.Module):
 
         HRDA's eq. 6: attention is predicted from the context and upsampled.
         """
-        return _enlarged(self.attention(features).sigmoid(), size)
+        inside = without_margin(features, self.inner.taps[-1].margin)
+        return _enlarged(self.attention(inside).sigmoid(), size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate images of any height and width: the context at once, the detail in overlapping windows."""
@@ -83,24 +85,27 @@ class Multiscale(nn.Module):
         size = x.shape[-2:]
         context, features = self.inner.run(halve(x))
         share = self.trust(features[-1], size)
+        del features  # their memory is the windows' now
         image = (1 - share) * _enlarged(context, size) + share * self.by_windows(x)
         return image[..., :height, :width]
 
     def by_windows(self, x: Tensor) -> Tensor:
-        """The detail view of whole images ``(N, C, H, W)``: overlapping windows, blended so that none of their edges shows."""
+        """The detail view of whole images ``(N, C, H, W)``: overlapping windows, blended so that none of their edges shows.
+
+        Without gradient, as many windows go through the generator at once as have no more pixels than the context.
+        """
         height, width = x.shape[-2:]
         high, wide = min(self.window.height, height), min(self.window.width, width)
         ramp = torch.outer(_tent(high), _tent(wide)).to(x)
-        total: Tensor | None = None
-        weights = x.new_zeros(height, width)
-        for top in _starts(height, high, self.stride):
-            for left in _starts(width, wide, self.stride):
-                part, _ = self.inner.run(x[..., top : top + high, left : left + wide])
-                if total is None:
-                    total = part.new_zeros(*part.shape[:2], height, width)
+        corners = [(top, left) for top in _starts(height, high, self.stride) for left in _starts(width, wide, self.stride)]
+        together = 1 if torch.is_grad_enabled() else max(1, height * width // (4 * high * wide))
+        total, weights = x.new_zeros(len(x), self.inner.out_channels, height, width), x.new_zeros(height, width)
+        for i in range(0, len(corners), together):
+            group = corners[i : i + together]
+            parts = self.inner.run(torch.cat([x[..., top : top + high, left : left + wide] for top, left in group]))[0]
+            for (top, left), part in zip(group, parts.unflatten(0, (len(group), len(x))), strict=True):
                 total[..., top : top + high, left : left + wide] += part * ramp
                 weights[top : top + high, left : left + wide] += ramp
-        assert total is not None
         return total / weights
 
 
@@ -137,7 +142,7 @@ def _tent(length: int) -> Tensor:
 
 
 def _starts(whole: int, window: int, stride: int) -> Iterator[int]:
-    """Where windows begin: every half window, on the stride's grid, and one that ends where the image ends."""
+    """Where windows begin: every half window, on the stride's grid, and at last, on the grid or not, one that ends where the image ends."""
     step = max(window // 2 // stride * stride, stride)
     yield from range(0, whole - window, step)
     yield whole - window

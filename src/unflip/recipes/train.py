@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import unflip
 from unflip import modelfolder
@@ -28,6 +29,7 @@ from unflip.files import disk_errors, make_folder, undone_on_failure, write_byte
 from unflip.losses import Term
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
+from unflip.methods.passes import FORWARD
 from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
 from unflip.recipes.signals import EXIT_CODES, Stop
@@ -86,6 +88,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     fabric = launch(config.device, config.precision)
     with disk_errors(out):
         _check_out(out, config, resume)
+    _check_init(config)
     workers = _workers(config, fabric)
     entries = _survey(config, progress)
     store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
@@ -218,11 +221,14 @@ def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool
 
 def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
     """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
-    asking = [name for name, term in config.terms.items() if term.weight > 0 and type(term).measure is not Term.measure]
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
     if not asking:
         return config
-    items = [pairs[i] for i in range(min(MEASURED, len(pairs)))]
-    crops = {side: to_network(torch.stack([item[k] for item in items])) for k, side in enumerate(("source", "target"))}  # type: ignore[misc]
+    size = config.views(config.size)[FORWARD].size
+    top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
+    items = [pairs[i][:2] for i in range(min(MEASURED, len(pairs)))]
+    stacks = (torch.stack([item[k][:, top : top + size.height, left : left + size.width] for item in items]) for k in (0, 1))
+    crops = dict(zip(("source", "target"), map(to_network, stacks), strict=True))
     return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
 
 
@@ -253,13 +259,27 @@ def _fixed(pairs: Pairs) -> Batch:
     return Batch(source, target, 0, 0)
 
 
+def _check_init(config: RunConfig) -> None:
+    """Refuse a model that cannot be gone on from, before all images are looked at."""
+    if config.init is None:
+        return
+    model = modelfolder.read_config(modelfolder.find(config.init))
+    if model.multiscale is not None and config.multiscale is None:
+        raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
+    there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))
+    for key in sorted((there.keys() | here.keys()) - {"generator.taps", "generator.init"}):
+        if there.get(key) != here.get(key):
+            raise UserError(f"{key} is {there.get(key)} in --init {config.init} and {here.get(key)} here; add --set {key}={there.get(key)}")
+
+
 def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> None:
     """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
     folder = modelfolder.find(path)
     config = modelfolder.read_config(folder)
     tensors = read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
-    for network in (training.generator.generators, training.ema.network):
-        load_exactly(network, tensors, folder / modelfolder.WEIGHTS)
+    for networks in (training.generator.generators, training.ema.network):
+        inner = nn.ModuleDict({side: network.inner for side, network in networks.items()})  # type: ignore[operator,union-attr]
+        load_exactly(networks if config.multiscale else inner, tensors, folder / modelfolder.WEIGHTS)
     projector = folder / modelfolder.PROJECTOR
     if len(training.generator.projectors) and not projector.is_file():
         say(f"{folder} has no projector: the run starts with a new one")
