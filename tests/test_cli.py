@@ -281,7 +281,7 @@ TRAIN = {
     "resume of another run": ("--resume --out another_run", "another_run"),
     "init without a model": ("--init no_model", "no_model", "holds no model"),
     "init of nothing": ("--init nowhere", "nowhere", "does not exist"),
-    "init that does not fit": ("--init model --set generator.width=5", "model.safetensors", "tensor to_target."),
+    "init that does not fit": ("--init model --set generator.width=5", "--init", "generator.width is 4", "add --set generator.width=4"),
     "unknown flag": ("--epochs 3", "--epochs"),
     "flag without its value": ("--seed", "--seed"),
     "surplus argument": ("again", "again"),

@@ -150,7 +150,7 @@ def test_the_game_pulls_at_the_translation(method: str) -> None:
     """The discriminators are fixed, not absent: the adversarial part's gradient is theirs, at their current weights."""
     players = players_of(method)
     total, parts, shown = losses(players, {"adversarial": 1.0})
-    far_from_real = {"least_squares": lambda logits: (logits - 1) ** 2, "hinge": lambda logits: -logits}[players.discriminator.form]
+    far_from_real = {"least_squares": lambda logits: (logits - 1) ** 2, "hinge": lambda logits: -logits}[players.discriminator.game]
     with torch.no_grad():
         expected = sum(far_from_real(network(lively(shown[view][1]))).mean() for view, network in players.discriminator.networks.items())
         assert same(parts["adversarial"], expected)
