@@ -628,7 +628,7 @@ def test_every_field_can_be_set(method: str) -> None:
     config = configured(method)
     reached = 0
     for path, value, annotation in leaves(config):
-        if path == "method":
+        if path == "method" or path.endswith(".measured"):  # bookkeeping, dropped when a file is read
             continue
         assert at(configured(method, f"{path}={text(value)}"), path) == value
         tried, changed = others(path, value, annotation), []
@@ -647,7 +647,7 @@ def literals() -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for method in METHODS:
         for path, _, annotation in leaves(configured(method)):
-            for option in options(annotation) if path != "sides" else ():
+            for option in options(annotation) if path != "sides" and not path.endswith(".measured") else ():
                 found.setdefault((path, str(option)), method)
     return found
 

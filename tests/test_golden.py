@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ TWINS: dict[str, tuple[str, Any, str, Any]] = {
     ),
     "magnitudes": ("srunit", robustness, "magnitudes", lambda u, noise, floor, f=robustness.magnitudes: f(1 - u, noise, floor)),
     "distance": ("srunit", robustness, "distance", lambda a, b: (a - b).square().sum(-1)),
-    "cycle": ("cyclegan", passes, "_plain", lambda g: lambda x: g(x) * 1.0001),
+    "cycle": ("cyclegan", passes, "replace", lambda step, **new: replace(step, **{k: 1.01 * v for k, v in new.items()})),
 }
 
 
