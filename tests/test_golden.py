@@ -123,7 +123,7 @@ TWINS: dict[str, tuple[str, Any, str, Any]] = {
     ),
     "magnitudes": ("srunit", robustness, "magnitudes", lambda u, noise, floor, f=robustness.magnitudes: f(1 - u, noise, floor)),
     "distance": ("srunit", robustness, "distance", lambda a, b: (a - b).square().sum(-1)),
-    "cycle": ("cyclegan", passes, "replace", lambda step, **new: replace(step, **{k: 1.01 * v for k, v in new.items()})),
+    "cycle": ("cyclegan", passes, "replace", lambda step, **new: replace(step, **new | {k: 1.01 * new[k] for k in new if k == "cycled"})),
 }
 
 

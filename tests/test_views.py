@@ -712,6 +712,7 @@ def test_windows_that_go_together_are_those_that_go_alone(n: int, height: int, w
     assert set(seen[:count]) == {one} and sum(seen[:count]) == sum(seen[count:])
     assert len(seen) - count == -(-count // max(1, height * width // 4 // (window.width * window.height)))
 
+
 def test_trust_is_read_inside_the_margin_of_the_last_tap() -> None:
     network = Multiscale(small_generator(taps=("pad",)), MultiscaleConfig(attention=4, window=Size(48, 32)))
     scale_weights(network.attention, gain=3)
