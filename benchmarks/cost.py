@@ -33,11 +33,18 @@ def measure(arm: str, width: int, device: str) -> dict[str, float]:
 
     head, *settings = arm.split(":")
     method, _, size = head.partition("@")
-    widths = [f"generator.width={width}", f"discriminator.width={width}"] if METHODS[method].recipe.discriminator.kind == "patchgan" else []
-    offline = [f"{name}.features.weights=random" for name, term in METHODS[method].recipe.terms.items() if hasattr(term, "features")]
+    recipe = METHODS[method].recipe
+    widths = [f"generator.width={width}", *([f"discriminator.width={width}"] if recipe.discriminator.kind == "patchgan" else [])]
+    looks = {**recipe.terms, "discriminator": recipe.discriminator}
+    offline = [f"{name}.{of}.weights=random" for name, owner in looks.items() for of in ("features", "vectors") if hasattr(owner, of)]
     fields = {"source": "nowhere", "target": "nowhere too", "size": size or 256, "budget": 1_000, "device": device}
     # later terms have begun at 3/4 of the budget; learning rates play no part
-    config = validate(collect(method, settings=[*(widths or [f"generator.width={width}"]), *offline, *settings], **fields))
+    config = validate(collect(method, settings=[*widths, *offline, *settings], **fields))
+    noise = {
+        side: torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k, side in enumerate(("source", "target"))
+    }
+    terms = {name: term.measure(noise) if term.unmeasured() else term for name, term in config.terms.items()}
+    config = config.model_copy(update={"terms": terms})
     fabric = launch(config.device, config.precision)
     cuda = fabric.device.type == "cuda"
     before = peak(cuda)
