@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -280,3 +282,28 @@ def test_unknown_layers_are_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown layer of vgg16 'relu3_4'; did you mean relu"):
         features(RANDOM, ("relu3_4",))
     assert features(FeaturesConfig(network="vgg19", weights="random"), ("relu3_4",))
+
+
+def test_weights_of_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As timm stores them: torchvision's features, beside other layers."""
+    state = {f"features.{key}": value + 0.01 for key, value in module._network("vgg16", "random").state_dict().items()}
+    save_file({**state, "head.fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        if repository != "owner/vgg":
+            raise OSError("no such repository")
+        return str(tmp_path / "model.safetensors")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
+    config = FeaturesConfig(weights="hub:owner/vgg")
+    assert config.weights == "hub:owner/vgg" and "hub:owner/vgg" in (config.remark() or "")
+    x = torch.rand(1, 3, 32, 32)
+    (ours,), (random,) = features(config, ("conv1_1",))(x), features(FeaturesConfig(weights="random"), ("conv1_1",))(x)
+    assert asked == [("owner/vgg", "model.safetensors")] and not torch.allclose(ours, random)
+    with pytest.raises(UserError, match=r"hub:owner/none cannot be had \(no such repository\)"):
+        features(FeaturesConfig(weights="hub:owner/none"), ("conv1_1",))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"unflip\[hub\]"):
+        features(FeaturesConfig(weights="hub:owner/other"), ("conv1_1",))

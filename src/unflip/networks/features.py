@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unflip.config import Config, unknown
-from unflip.errors import UserError
+from unflip.errors import MissingExtra, UserError
 from unflip.networks.blocks import constant
 from unflip.seeding import torch_rng
 
@@ -28,6 +28,7 @@ DEPTHS: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 
 """Convolutions per block."""
 WIDTHS = (64, 128, 256, 512, 512)
 URLS = {name: f"https://download.pytorch.org/models/{name}-{digest}.pth" for name, digest in (("vgg16", "397923af"), ("vgg19", "dcbb9e9d"))}
+HUB = "hub:"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in [0, 1]."""
 
@@ -56,8 +57,9 @@ class FeaturesConfig(Config):
 
     network: Network = "vgg16"
     weights: Literal["imagenet", "random"] | str = Field(default="imagenet", min_length=1)
-    """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network. Otherwise a
-    file (.safetensors or .pth) with the weights of torchvision's network, or of its ``.features``; its path is made absolute."""
+    """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network.
+    ``hub:OWNER/NAME``: the model.safetensors of a hub id, such as ``hub:timm/vgg16.tv_in1k``. Otherwise a file (.safetensors or .pth),
+    whose path is made absolute. Hub and file hold the weights of torchvision's network, or of its ``.features``."""
     inputs: Inputs = "imagenet"
     """``imagenet``: images are normalized as in the network's training. ``plain``: it sees them in [-1, 1]."""
 
@@ -67,7 +69,7 @@ class FeaturesConfig(Config):
     @field_validator("weights")
     @classmethod
     def _from_any_folder(cls, value: str) -> str:
-        return value if value in ("imagenet", "random") else str(Path(value).absolute())
+        return value if value in ("imagenet", "random") or value.startswith(HUB) else str(Path(value).absolute())
 
     def pick(self, names: Iterable[str]) -> tuple[Layer, ...]:
         """The layers of these names.
@@ -87,7 +89,7 @@ class FeaturesConfig(Config):
             return None
         if self.weights == "random":
             return f"features of a {self.network} with random weights, not ImageNet's"
-        return f"features of a {self.network} with the weights {Path(self.weights).name}"
+        return f"features of a {self.network} with the weights {self.weights if self.weights.startswith(HUB) else Path(self.weights).name}"
 
 
 class Fixed:
@@ -172,7 +174,10 @@ def _vgg(name: Network) -> nn.Sequential:
 
 
 def _load(network: nn.Sequential, name: Network, weights: str) -> None:
-    state = _downloaded(name) if weights == "imagenet" else _read(Path(weights))
+    if weights == "imagenet":
+        state = _downloaded(name)
+    else:
+        state = _from_hub(weights.removeprefix(HUB)) if weights.startswith(HUB) else _read(Path(weights))
     if any(key.startswith("features.") for key in state):
         state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
     try:
@@ -187,6 +192,18 @@ def _downloaded(name: Network) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the ImageNet weights of {name} cannot be downloaded ({reason}); save {URLS[name]} by other means") from error
+
+
+def _from_hub(repository: str) -> Mapping[str, Tensor]:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise MissingExtra("huggingface_hub", "hub") from None
+    try:
+        return load_file(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # the hub's errors have no common base that all its versions share
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the weights of {HUB}{repository} cannot be had ({reason}); save them by other means") from error
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
