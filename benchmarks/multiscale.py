@@ -29,27 +29,15 @@ from PIL import Image
 import unflip
 from unflip.data import streets
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
+from unflip.recipes.demo import SETTINGS
 from unflip.seeding import numpy_rng, torch_rng
 
 WIDTH, HEIGHT = 1024, 512
 TRAIN, TEST = 160, 24
 SMALL = 24
 THINGS = ("sign", "person", "car")
-# the demo's networks and rate (unflip.recipes.demo), which learn fast; and what makes semst of it
-COMMON = (
-    "generator.width=16",
-    "generator.blocks=3",
-    "generator.taps=[down2,block1,block3]",
-    "discriminator.width=32",
-    "discriminator.layers=2",
-    "projector.width=64",
-    "nce.patches=64",
-    "optimizer.lr=0.001",
-    "nce.weight=1",
-    "identity_nce.weight=0",
-    "identity.weight=10",
-    "texture.taps=[down2]",
-)
+# the demo's networks and rate, which learn fast, without what is SRUNIT's
+COMMON = (*(setting for setting in SETTINGS if not setting.startswith("robustness.")), "texture.taps=[down2]")
 ARMS = {
     "two scales": ("256x128", ()),
     "half": ("128x64", ("multiscale=null", "detail.weight=0", "data.resize=512x256")),

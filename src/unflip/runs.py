@@ -15,19 +15,18 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    field_serializer,
     field_validator,
     model_validator,
 )
 
 from unflip.config import Config, problem, unknown
-from unflip.data.images import parse_resize
+from unflip.data.images import GivenResize
 from unflip.data.labels import GivenClasses
 from unflip.errors import UserError
 from unflip.losses import TERMS
 from unflip.losses.term import Setting
 from unflip.methods import METHODS, Recipe
-from unflip.types import Size
+from unflip.types import GivenSize, Size
 
 
 class DataConfig(Config):
@@ -35,7 +34,7 @@ class DataConfig(Config):
 
     source: Path
     target: Path
-    resize: str = "none"
+    resize: GivenResize = "none"
     """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
     source_labels: Path | None = None
     """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
@@ -46,14 +45,6 @@ class DataConfig(Config):
     cache: Literal["auto", "memory", "none"] = "auto"
     """Keep decoded images in memory, shared by the workers; ``auto``: when they fit."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
-
-    @field_validator("resize")
-    @classmethod
-    def _resize(cls, value: str) -> str:
-        try:
-            return str(parse_resize(value))
-        except UserError as error:
-            raise ValueError(str(error)) from None
 
 
 class EmaConfig(Config):
@@ -70,7 +61,7 @@ class RunConfig(Recipe):
 
     method: str
     data: DataConfig
-    size: Size = Size(256, 256)
+    size: GivenSize = Size(256, 256)
     """Of the training crops, in pixels: 256 for squares, or 512x256 (width first)."""
     budget: PositiveInt
     batch: PositiveInt = 1
@@ -86,15 +77,6 @@ class RunConfig(Recipe):
     keep: PositiveInt = 2
     """Checkpoints kept."""
     tensorboard: bool = False
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _size(cls, value: Any) -> Size:
-        return Size.parse(value)
-
-    @field_serializer("size")
-    def _short_size(self, value: Size) -> int | str:
-        return value.short
 
     @field_validator("method")
     @classmethod
@@ -149,12 +131,13 @@ class RunConfig(Recipe):
         if labeled and self.data.classes is not None:
             update = {"classes": self.data.classes}
             self._fill(terms={name: term.model_copy(update=update) if name in labeled else term for name, term in self.terms.items()})
+        views = self.views(self.size, labels=True).values()
         for name, term in self.terms.items():
             if term.weight == 0:
                 continue
             if "labels" in term.needs and self.data.source_labels is None:
                 raise ValueError(f"term {name} needs the labels of the source images; give --source-labels DIR --classes FILE")
-            for view in self.views(self.size, labels=True).values():
+            for view in views:
                 setting = Setting(*view.size, self.batch, self.generator.taps, self.data.resize)
                 trouble = term.problem(setting) if term.needs <= view.provides else None
                 if trouble:

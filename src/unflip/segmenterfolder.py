@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 
 from unflip.config import Config, problem
-from unflip.data.images import parse_resize
+from unflip.data.images import GivenResize
 from unflip.data.labels import Classes
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
@@ -28,19 +28,11 @@ class SegmenterModelConfig(Config):
     kind: Literal["segmenter"] = "segmenter"
     network: SegmenterConfig = SegmenterConfig()
     classes: Classes
-    resize: str = "none"
+    resize: GivenResize = "none"
     """How the images were resized on which it was trained, and so those that it is to read, as in a run's ``data.resize``."""
     provenance: dict[str, Any] = {}
     files: dict[str, str] = {}
     """SHA-256 of the weight file."""
-
-    @field_validator("resize")
-    @classmethod
-    def _resize(cls, value: str) -> str:
-        try:
-            return str(parse_resize(value))
-        except UserError as error:
-            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)

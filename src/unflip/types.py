@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 
 
@@ -37,6 +38,10 @@ class Size(NamedTuple):
     def short(self) -> int | str:
         """As one would type it: the side of a square, else width x height."""
         return self.width if self.width == self.height else str(self)
+
+
+GivenSize = Annotated[Size, BeforeValidator(Size.parse), PlainSerializer(lambda size: size.short)]
+"""A field of a config: takes what :meth:`Size.parse` does, and is written as one would type it."""
 
 
 class Batch(NamedTuple):

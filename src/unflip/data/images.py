@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from pydantic import AfterValidator
 
 from unflip.errors import UserError
 from unflip.files import make_folder, write_bytes
@@ -94,6 +95,17 @@ def parse_resize(text: str) -> Resize:
     if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
         raise UserError(f"not a resize, {text!r}; use none, short:N or WxH, with sides from 1 to {MAX_SIDE}")
     return Resize(short=sides[0]) if len(sides) == 1 else Resize(width=sides[0], height=sides[1])
+
+
+def _spelled_one_way(text: str) -> str:
+    try:
+        return str(parse_resize(text))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+GivenResize = Annotated[str, AfterValidator(_spelled_one_way)]
+"""A field of a config: what :func:`parse_resize` takes, spelled in one way."""
 
 
 class Decoded(NamedTuple):

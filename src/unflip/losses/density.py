@@ -58,7 +58,7 @@ class Density(Term):
         return Densities([tap.channels for tap in site.taps], self.width, self.rate, site.rng)
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[Tensor, ...]:
-        return tuple(stream.positions(tap, self.patches) for tap in taps)
+        return stream.positions_at(taps, self.patches)
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         own = nets.own

@@ -6,7 +6,7 @@ draw what one would have drawn, a resumed run what the killed one would have, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,6 +73,10 @@ class Stream:
         """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions."""
         size = shape.height * shape.width
         return self.each(lambda rng: rng.choice(size, min(count, size), replace=False, shuffle=False), "positions", shape.name)
+
+    def positions_at(self, taps: Sequence[TapShape], count: int) -> tuple[Tensor, ...]:
+        """:meth:`positions` at every tap, independent of each other."""
+        return tuple(self.positions(tap, count) for tap in taps)
 
 
 def gather(features: Tensor, positions: Tensor) -> Tensor:

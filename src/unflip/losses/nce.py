@@ -77,7 +77,7 @@ class PatchNCE(Term):
         return by_kind(value, NEGATIVES, "negatives")
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[Tensor, ...]:
-        return tuple(stream.positions(tap, self.patches) for tap in taps)
+        return stream.positions_at(taps, self.patches)
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None

@@ -94,7 +94,7 @@ class Hdce(Term):
         return self.gamma_late if progress > self.late else line
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Relations:
-        positions = tuple(stream.positions(tap, self.patches) for tap in taps)
+        positions = stream.positions_at(taps, self.patches)
         return Relations(positions, torch.full((), self.gamma_at(stream.progress), device=stream.device))
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
@@ -125,7 +125,7 @@ class Src(Term):
     projects: ClassVar[bool] = True
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[Tensor, ...]:
-        return tuple(stream.positions(tap, self.patches) for tap in taps)
+        return stream.positions_at(taps, self.patches)
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None

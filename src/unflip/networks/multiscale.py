@@ -7,17 +7,16 @@ eq. 4-7), carried over from segmentation to translation; docs/methods/semst.md s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt, field_serializer, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from unflip.config import Config
 from unflip.networks.blocks import initialize, pad_to_multiple, without_margin
 from unflip.networks.generator import Generator, GeneratorConfig
-from unflip.types import Size
+from unflip.types import GivenSize, Size
 
 
 class MultiscaleConfig(Config):
@@ -25,17 +24,8 @@ class MultiscaleConfig(Config):
 
     attention: PositiveInt = 32
     """Channels of the head that weighs detail against context."""
-    window: Size | None = None
+    window: GivenSize | None = None
     """The detail windows that ``translate`` cuts an image into. Default: those of training, half the training crop."""
-
-    @field_validator("window", mode="before")
-    @classmethod
-    def _window(cls, value: Any) -> Any:
-        return None if value is None else Size.parse(value)
-
-    @field_serializer("window")
-    def _short(self, value: Size | None) -> int | str | None:
-        return None if value is None else value.short
 
 
 def build(

@@ -142,6 +142,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None:
     """Write the model folder of a run."""
     config = training.config
+    remarks = _remarks(config)
     model = modelfolder.ModelConfig(
         generator=config.generator,
         multiscale=config.multiscale,
@@ -155,7 +156,7 @@ def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None
             "budget": config.budget,
             "size": config.size.short,
             "seed": config.seed,
-            **({"remarks": _remarks(config)} if _remarks(config) else {}),
+            **({"remarks": remarks} if remarks else {}),
             "source_images": len(store["source"]),
             "target_images": len(store["target"]),
             "unflip": unflip.__version__,
