@@ -18,10 +18,28 @@ from PIL import Image
 import unflip
 
 # Public names are never renamed or removed. What is added is added here too.
-PUBLIC = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "load", "train"]
+PUBLIC = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "load", "train"]
 
 PARAMETERS = {
     "configure": ["method", "file", "settings", "fields"],
+    "evaluate": [
+        "translated",
+        "labels",
+        "segmenter",
+        "out",
+        "source",
+        "target",
+        "reference",
+        "real_images",
+        "real_labels",
+        "classes",
+        "features",
+        "lpips",
+        "require",
+        "device",
+        "progress",
+        "command",
+    ],
     "load": ["path", "device", "direction"],
     "train": ["config", "out", "resume", "progress", "say"],
 }
@@ -83,7 +101,8 @@ def test_parameters_are_frozen(name: str) -> None:
     parameters = inspect.signature(getattr(unflip, name)).parameters.values()
     assert [parameter.name for parameter in parameters] == PARAMETERS[name]
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    assert positional == {"configure": ["method"], "load": ["path"], "train": ["config", "out"]}[name]
+    evaluated = ["translated", "labels", "segmenter", "out"]
+    assert positional == {"configure": ["method"], "evaluate": evaluated, "load": ["path"], "train": ["config", "out"]}[name]
     for parameter in parameters:
         assert parameter.annotation is not parameter.empty
 

@@ -36,6 +36,16 @@ from unflip.runs import leaves
 # Names and flags are never renamed or removed. What is added is added here too.
 VERBS: dict[str, list[str]] = {
     "demo": ["--out"],
+    "audit": [
+        "--source",
+        "--target",
+        "--source-labels",
+        "--target-labels",
+        "--classes",
+        "--segmenter",
+        "--out",
+        "--device",
+    ],
     "train": [
         "--out",
         "--source",
@@ -50,20 +60,86 @@ VERBS: dict[str, list[str]] = {
         "--init",
         "--source-labels",
         "--classes",
+        "--val-source",
+        "--val-labels",
+        "--segmenter",
+        "--val-target",
         "--config",
         "--set",
         "--resume",
     ],
     "translate": ["RUN", "INPUT", "--out", "--direction", "--device"],
+    "segmenter": [
+        "--images",
+        "--labels",
+        "--classes",
+        "--out",
+        "--budget",
+        "--test-images",
+        "--test-labels",
+        "--model",
+        "--weights",
+        "--resize",
+        "--size",
+        "--batch",
+        "--seed",
+        "--device",
+        "--precision",
+    ],
+    "evaluate": [
+        "--translated",
+        "--labels",
+        "--segmenter",
+        "--out",
+        "--target",
+        "--source",
+        "--reference",
+        "--real-images",
+        "--real-labels",
+        "--classes",
+        "--features",
+        "--lpips",
+        "--require",
+        "--device",
+    ],
+    "compare": [
+        "--test-source",
+        "--test-labels",
+        "--segmenter",
+        "--out",
+        "--source",
+        "--target",
+        "--methods",
+        "--seeds",
+        "--budget",
+        "--size",
+        "--batch",
+        "--set",
+        "--val-source",
+        "--val-labels",
+        "--val-target",
+        "--run",
+        "--test-target",
+        "--real-images",
+        "--real-labels",
+        "--classes",
+        "--features",
+        "--device",
+    ],
     "methods": ["[NAME]"],
 }
 REQUIRED = {
     ("demo", frozenset()),
     ("train", frozenset({"--out"})),
     ("translate", frozenset({"RUN", "INPUT", "--out"})),
+    ("audit", frozenset({"--source", "--target"})),
+    ("segmenter", frozenset({"--images", "--labels", "--classes", "--out"})),
+    ("evaluate", frozenset({"--translated", "--labels", "--segmenter", "--out"})),
+    ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("methods", frozenset()),
 }
-FLAGS_WITHOUT_A_VALUE = {"--resume", "--version"}
+FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--version"}
+REPEATED = {"--set", "--run", "--require"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]
 CALL = "train --source source --target target --out out --method fastcut --size 32 --budget 4 --device cpu " + " ".join(
@@ -99,7 +175,7 @@ def test_what_is_required_stays_so_and_flags_take_what_they_took() -> None:
         for parameter in verb.params:
             if parameter.param_type_name == "option":
                 assert parameter.is_flag == (parameter.opts[0] in FLAGS_WITHOUT_A_VALUE)
-                assert parameter.multiple == (parameter.opts[0] == "--set")
+                assert parameter.multiple == (parameter.opts[0] in REPEATED)
 
 
 def test_help_names_every_verb_and_flag(cli: Callable[..., Any]) -> None:

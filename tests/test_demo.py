@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -14,33 +15,31 @@ import pytest
 from unflip.data.images import read_rgb
 from unflip.errors import UserError
 from unflip.recipes import demo
-from unflip.report.page import Page, Picture, Row, write
 
 
 def test_a_small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SCENES", 6), ("HELD_OUT", 3), ("SHOWN", 2)):
+    for name, value in (("SCENES", 6), ("JUDGED", 10), ("HELD_OUT", 3), ("SEGMENTER_BUDGET", 8)):
         monkeypatch.setattr(demo, name, value)
     said: list[str] = []
-    report = demo.demo(tmp_path / "demo", say=said.append, budget=4)
+    out = tmp_path / "demo"
+    report = demo.demo(out, say=said.append, budget=4)
     html = report.read_text(encoding="utf-8")
-    assert said and len(list((tmp_path / "demo/translated").glob("*.png"))) == 3
-    assert html.count("data:image/png;base64,") == 2 * 4 + 4
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", html), "self-contained"
+    assert len(list((out / "translated").glob("*.png"))) == 3
+    metrics = json.loads((out / "evaluation/metrics.json").read_text())
+    assert metrics["images"] == 3 and metrics["flips"]["matrix"] is not None and metrics["realism"]["target_images"] == 6
+    assert json.loads((out / "audit/audit.json").read_text())["shares"] is not None
+    assert any("mean iou" in line for line in said)
+    assert "Did anything flip?" in html and "do the domains match?" in html
+    links = re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]+)\"", html)
+    assert links and all((out / link).is_file() for link in links), "self-contained, but for the pages beside it"
     with pytest.raises(UserError, match="not empty"):
-        demo.demo(tmp_path / "demo")
-
-
-def test_a_page_escapes_what_it_is_given(tmp_path: Path) -> None:
-    pixels = np.zeros((2, 3, 3), np.uint8)
-    page = Page("<script>x</script>", "a & b", {"<b>": "1"}, [Row("r", [Picture('"quoted"', pixels)])], steps=[("s", "<i>")])
-    html = write(page, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<script>" not in html and "&lt;script&gt;" in html and "a &amp; b" in html and "<i>" not in html
+        demo.demo(out)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo(tmp_path: Path, cli_process: Callable[..., Any]) -> None:
-    """Under 4 minutes, and the translations have the colors and the texture of the target."""
+    """Under 4 minutes; the segmenter reads photos, the audit finds the mismatch, and translations have the target's colors and texture."""
     began = time.monotonic()
     result = cli_process("demo", "--out", tmp_path / "demo", timeout=500)
     assert result.code == 0, result.stderr
@@ -54,3 +53,6 @@ def test_the_demo(tmp_path: Path, cli_process: Callable[..., Any]) -> None:
     (color, texture), (translated, made), (source, flat) = (look(folder) for folder in ("train/target", "translated", "test/source"))
     assert np.abs(translated - color).sum() < 0.5 * np.abs(source - color).sum()
     assert abs(made - texture) < 0.5 * abs(flat - texture)
+    assert json.loads((tmp_path / "demo/segmenter/heldout.json").read_text())["pixel_accuracy"]["value"] > 0.85
+    audit = json.loads((tmp_path / "demo/audit/audit.json").read_text())
+    assert audit["verdict"] == "strongly mismatched" and audit["shares"]["flips"][0]["name"] == "tree"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from unflip.methods import METHODS
 
@@ -25,6 +26,12 @@ def blocks(language: str = "") -> list[str]:
 def test_its_commands_run(images_folder: Callable[..., Path], cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = images_folder("renders", count=3, size=40).parent
     images_folder("photos", count=2, size=40)
+    images_folder("labeled_photos", count=6, size=40)
+    for name, count in (("render_labels", 3), ("photo_labels", 6)):
+        (folder / name).mkdir()
+        for i in range(count):
+            Image.fromarray(np.tile(np.uint8([[0], [1]]), (20, 40))).save(folder / name / f"{i:03}.png")
+    (folder / "classes.json").write_text('{"names": ["road", "sky"], "palette": [[0, 0, 0], [9, 9, 200]]}')
     monkeypatch.chdir(folder)
     commands = [line for block in blocks() for line in block.splitlines() if line.startswith("unflip ")]
     assert len(commands) >= 2
@@ -35,8 +42,11 @@ def test_its_commands_run(images_folder: Callable[..., Path], cli: Callable[...,
             words += ["--budget", "2"]
             for setting in SMALL:
                 words += ["--set", setting]
+        elif words[0] == "segmenter":
+            words += ["--budget", "2", "--size", "32"]
         result = cli(*words)
         assert result.code == 0, (command, result.stderr)
+    assert (folder / "evaluation/report.html").is_file()
     assert sorted(path.name for path in (folder / "translated").glob("*.png")) == ["000.png", "001.png", "002.png"]
 
 

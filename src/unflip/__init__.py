@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unflip.inference.translator import Translator as Translator
     from unflip.inference.translator import load as load
     from unflip.methods import METHODS as METHODS
+    from unflip.recipes.evaluate import evaluate as evaluate
     from unflip.recipes.train import configure as configure
     from unflip.recipes.train import train as train
     from unflip.runs import RunConfig as RunConfig
@@ -29,11 +30,12 @@ _WHERE = {
     "Translator": ("unflip.inference.translator", "Translator"),
     "UserError": ("unflip.errors", "UserError"),
     "configure": ("unflip.recipes.train", "configure"),
+    "evaluate": ("unflip.recipes.evaluate", "evaluate"),
     "load": ("unflip.inference.translator", "load"),
     "train": ("unflip.recipes.train", "train"),
 }
 
-__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "load", "train"]
+__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,15 @@ from unflip.tensors import load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
+NUMBERS = {
+    "seen": "images seen",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "flip_rate": "flip rate",
+    "excess_flip_rate": "excess flip rate",
+    "frechet": "Fréchet distance",
+}
+"""What a validation finds, and what it is called."""
 
 
 class ModelConfig(Config):
@@ -64,9 +74,21 @@ def save(folder: Path, config: ModelConfig, generators: nn.Module, projectors: n
             tensors[PROJECTOR] = projectors.state_dict()
         for name, state in tensors.items():
             write_tensors(temporary / name, state)
-        config = config.model_copy(update={"files": {name: sha256(temporary / name) for name in tensors}})
-        write_json(temporary / "config.json", config.model_dump(mode="json"))
-        write_bytes(temporary / "README.md", _card(config).encode())
+        _describe(temporary, config.model_copy(update={"files": {name: sha256(temporary / name) for name in tensors}}))
+
+
+def copy(source: Path, folder: Path, **facts: Any) -> None:
+    """Write ``folder`` as a copy of the model folder ``source``, with ``facts`` in its provenance, at once."""
+    config = read_config(source)
+    with whole_folder(folder) as temporary:
+        for name in config.files:
+            shutil.copyfile(source / name, temporary / name)
+        _describe(temporary, config.model_copy(update={"provenance": config.provenance | facts}))
+
+
+def _describe(folder: Path, config: ModelConfig) -> None:
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    write_bytes(folder / "README.md", _card(config).encode())
 
 
 def find(path: Path) -> Path:
@@ -111,8 +133,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _card(config: ModelConfig) -> str:
-    facts = {**config.provenance, "directions": ", ".join(SIDES[config.sides]), "resize": config.resize}
-    made = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
+    facts = {key: value for key, value in config.provenance.items() if key != "validation"}
+    facts |= {"directions": ", ".join(SIDES[config.sides]), "resize": config.resize}
+    texts = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.items()}
+    made = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in texts.items())
     return f"""---
 library_name: unflip
 pipeline_tag: image-to-image
@@ -129,4 +153,30 @@ The weights are the moving average (EMA) of the generator over training. Load th
 | | |
 |---|---|
 {made}
+{_validation(config.provenance)}"""
+
+
+def _validation(provenance: dict[str, Any]) -> str:
+    """A section of the card, where the run validated: which checkpoint this is, by which rule, and its numbers."""
+    found = provenance.get("validation")
+    if found is None:
+        return ""
+    head = "".join(f" {name} |" for name in NUMBERS.values())
+    rows = [f"| {which} |" + "".join(f" {shown(point.get(n))} |" for n in NUMBERS) for which, point in found["checkpoints"].items()]
+    lines = "\n".join(["| |" + head, "|---|" + "---|" * len(NUMBERS), *rows])
+    chosen = found["checkpoints"].get("chosen", {}).get("seen")
+    which = "" if chosen is None else f" These weights are {'' if chosen == provenance['images_seen'] else 'not '}the chosen ones."
+    return f"""
+## Validation
+
+Chosen is the checkpoint of {found["rule"]}.{which}
+Each is judged by {found["images"]} translations, read by the segmenter {found["segmenter"]}.
+Fréchet distances are of the segmenter's features, and can be compared within this run only.
+
+{lines}
 """
+
+
+def shown(value: float | None) -> str:
+    """A number of a validation, for people."""
+    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -40,6 +41,12 @@ class DataConfig(Config):
     """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
     classes: GivenClasses | None = None
     """Names, palette and ignored ids of the labels; given as the path of a classes.json."""
+    val_source: Path | None = None
+    """Images that are translated and judged as the run goes on, see :class:`ValidationConfig`."""
+    val_labels: Path | None = None
+    """Their label maps, of ``classes``, or where those are not given, of the segmenter's classes."""
+    val_target: Path | None = None
+    """Images of the target, from which on the Fréchet distance of the translations is measured. None: it is not."""
     flip: bool = True
     """Mirror half of the crops."""
     cache: Literal["auto", "memory", "none"] = "auto"
@@ -54,6 +61,22 @@ class EmaConfig(Config):
     """In images."""
     share: float = Field(default=0.05, gt=0, le=0.05)
     """The half-life is at most this share of the images seen so far."""
+
+
+class ValidationConfig(Config):
+    """How checkpoints are judged as a run goes on, and by which rule one is chosen for the run's model.
+
+    The rule: among the validated checkpoints whose Fréchet distance is within ``tolerance`` of the lowest, the one with the highest mean
+    IoU, of equals the later. So a ``tolerance`` of 0 takes the lowest distance, and a large one the highest mean IoU, as does a run
+    without ``data.val_target``.
+    """
+
+    segmenter: Path | None = None
+    """The folder of the segmenter that reads the translations, and whose features the Fréchet distance is measured in."""
+    images: int = Field(default=100, ge=2)
+    """Of ``data.val_source``, evenly spaced: the same at every validation and in every run."""
+    tolerance: NonNegativeFloat = 0.1
+    """A share of the lowest Fréchet distance. Few images raise all distances, and so widen what is near."""
 
 
 class RunConfig(Recipe):
@@ -74,9 +97,16 @@ class RunConfig(Recipe):
     log_every: NonNegativeInt = 0
     sample_every: NonNegativeInt = 0
     checkpoint_every: NonNegativeInt = 0
+    validate_every: NonNegativeInt = 0
     keep: PositiveInt = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, from which a run can be resumed."""
+    validation: ValidationConfig = ValidationConfig()
     tensorboard: bool = False
+
+    @property
+    def validates(self) -> bool:
+        """Whether checkpoints are judged as the run goes on."""
+        return self.data.val_source is not None
 
     @field_validator("method")
     @classmethod
@@ -98,6 +128,8 @@ class RunConfig(Recipe):
             self._fill(sample_every=min(max(self.budget // 10, 1), 5_000))
         if not self.checkpoint_every:
             self._fill(checkpoint_every=min(max(self.budget // 4, 1), 5_000))
+        if not self.validate_every:
+            self._fill(validate_every=min(max(self.budget // 10, 1), 5_000))
         return self
 
     @model_validator(mode="after")
@@ -123,7 +155,9 @@ class RunConfig(Recipe):
 
     @model_validator(mode="after")
     def _terms_can_work(self) -> RunConfig:
-        if (self.data.source_labels is None) != (self.data.classes is None):
+        data = self.data
+        labels_of = data.source_labels or data.val_labels
+        if (data.source_labels is not None and data.classes is None) or (data.classes is not None and labels_of is None):
             raise ValueError("labels need both: the label maps (--source-labels DIR) and their classes (--classes FILE)")
         labeled = [name for name, term in self.terms.items() if "labels" in term.needs and term.weight > 0]
         if self.data.source_labels is not None and not labeled:
@@ -145,6 +179,10 @@ class RunConfig(Recipe):
         return self
 
 
+PLACES = {**{name: ["data", name] for name in DataConfig.model_fields}, "segmenter": ["validation", "segmenter"]}
+"""Where fields are that need not be named with their place."""
+
+
 def collect(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> dict[str, Any]:
     """A run's values from, in rising order of precedence: the method's defaults, a YAML file, ``fields``, and ``settings``.
 
@@ -152,8 +190,8 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
         method: a name out of ``METHODS``; default: the file's, else ``srunit``.
         file: a whole or partial config.yaml.
         settings: texts ``key=value`` with a dotted key, such as ``generator.width=32`` or ``robustness.weight=2``.
-        fields: fields of :class:`RunConfig`; ``source``, ``target`` and other fields of its ``data`` stand for ``data.source`` and so on.
-            None: not given.
+        fields: fields of :class:`RunConfig`; ``source``, ``target`` and other fields of its ``data`` stand for ``data.source`` and so on,
+            and ``segmenter`` for ``validation.segmenter``. None: not given.
 
     Raises:
         UserError: an unknown method or key, or a file that cannot be read.
@@ -173,7 +211,7 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
     _merge(values, {"method": name})
     for key, value in fields.items():
         if value is not None:
-            _put(values, ["data", key] if key in DataConfig.model_fields else [key], value)
+            _put(values, PLACES.get(key, [key]), value)
     data = values.get("data")
     if isinstance(data, dict) and data.get("source_labels") is not None and isinstance(values["terms"], dict):
         values["terms"].setdefault("semantic", {})  # labels are given for it
@@ -239,6 +277,7 @@ IMPLIED = (
     "log_every",
     "sample_every",
     "checkpoint_every",
+    "validate_every",
 )
 """Fields whose defaults follow from other fields."""
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unflip.cli import demo, methods, train, translate
+from unflip.cli import audit, compare, demo, evaluate, methods, segmenter, train, translate
 from unflip.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -16,7 +16,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo.demo, train.train, translate.translate, methods.methods):
+for verb in (
+    demo.demo,
+    audit.audit,
+    train.train,
+    translate.translate,
+    segmenter.segmenter,
+    evaluate.evaluate,
+    compare.compare,
+    methods.methods,
+):
     app.command()(verb)
 
 

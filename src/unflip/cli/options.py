@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+
+# of the verbs that judge translations
+
+RealImages = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Real images that show what the segmenter confuses anyway.  [default: its held-out ones]")
+]
+RealLabels = Annotated[Path | None, typer.Option(metavar="DIR", help="Their label maps.")]
+LabelClasses = Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels.  [default: the segmenter's]")]
+Features = Annotated[
+    str, typer.Option(metavar="NAME", help="For the realism: segmenter, inception, dinov2 or clip; the last three also NAME:PATH.")
+]

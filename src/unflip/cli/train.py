@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,14 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path; turns on the term semantic.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels: names, palette, ignored ids.")] = None,
+    val_source: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images to validate on, by which the run's checkpoint is chosen.")
+    ] = None,
+    val_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label maps of the validation images.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(metavar="M", help="What reads the validation's translations.")] = None,
+    val_target: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Target images for the validation's Fréchet distance; without it, mean IoU decides.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A config.yaml, whole or in part.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")
@@ -47,11 +56,16 @@ def train(
         "init": init,
         "source_labels": source_labels,
         "classes": classes,
+        "val_source": val_source,
+        "val_labels": val_labels,
+        "segmenter": segmenter,
+        "val_target": val_target,
     }
     if resume and config is None:
         config = out / "config.yaml"
         if not config.is_file():
             raise UserError(f"--out {out} holds no run to resume")
     chosen = configure(method, file=config, settings=settings or (), **given)
-    run(chosen, out, resume=resume, say=lambda line: typer.echo(line, err=True))
+    # by print, which the progress bar lets pass above itself; typer.echo would write into it
+    run(chosen, out, resume=resume, say=lambda line: print(line, file=sys.stderr))
     typer.echo(f"{out}: model in {out / 'model'}; translate with: unflip translate {out} INPUT --out DIR")

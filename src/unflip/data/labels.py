@@ -62,6 +62,11 @@ class Classes(Config):
         return self
 
     @property
+    def colors(self) -> dict[str, Color]:
+        """The color of every class, by name."""
+        return dict(zip(self.names, self.palette, strict=True))
+
+    @property
     def kept(self) -> tuple[int, ...]:
         """The ids that are not ignored."""
         return tuple(i for i in range(len(self.names)) if i not in self.ignore)

@@ -1,4 +1,4 @@
-"""The record of a run: log.jsonl, progress, TensorBoard."""
+"""The record of a run: log.jsonl, validation.jsonl, progress, TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from unflip.errors import MissingExtra
 from unflip.files import disk_errors, write_bytes
 from unflip.progress import Bar
 
+VALIDATION = "validation.jsonl"
+
 
 class Record:
     """Writes what a run's moments say. ``seen``: images already seen; later lines of an earlier attempt are dropped."""
 
     def __init__(self, folder: Path, budget: int, seen: int = 0, *, tensorboard: bool = False, progress: bool = True) -> None:
         self.board = _tensorboard(folder / "tensorboard", seen) if tensorboard else None
-        self.log = folder / "log.jsonl"
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else []
-        write_bytes(self.log, "".join(f"{line}\n" for line in lines if _seen(line) <= seen).encode())
-        self.bar = Bar("training", budget, seen, quiet=not progress)
+        self.log, self.validation = folder / "log.jsonl", folder / VALIDATION
+        _write(self.log, lines_until(self.log, seen))
+        self.validations = lines_until(self.validation, seen)
+        if self.validation.is_file():
+            _write(self.validation, self.validations)
+        self.bar, self.shown = Bar("training", budget, seen, quiet=not progress), seen
 
     def __enter__(self) -> Record:
         self.bar.__enter__()
@@ -41,9 +45,34 @@ class Record:
             file.write(json.dumps({"seen": moment.seen, **numbers}) + "\n")
         parts = "  ".join(f"{name} {value:.3g}" for name, value in moment.parts.items())
         self.bar.show(moment.seen, f"{moment.images_per_second:.1f} images/s  {parts}")
+        self.shown = moment.seen
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, moment.seen)
+
+    def news(self, text: str) -> None:
+        """Show what is going on between two logs, on a terminal only."""
+        self.bar.show(self.shown, text)
+
+    def add_validation(self, numbers: dict[str, float | None], chosen: int) -> None:
+        """Log what a validation found: its numbers and "seen", None for what is not defined; ``chosen``: the images seen by the checkpoint
+        that is chosen with it. All lines are written at once and flushed: unlike those of the log, they decide what will be chosen."""
+        self.validations.append(json.dumps({**numbers, "chosen": chosen}))
+        _write(self.validation, self.validations)
+        if self.board is not None:
+            for name, value in numbers.items():
+                if name != "seen" and value is not None:
+                    self.board.add_scalar(f"validation/{name}", value, numbers["seen"])
+
+
+def lines_until(path: Path, seen: int) -> list[str]:
+    """The whole lines of a log up to those of ``seen`` images; none where there is no log."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [line for line in lines if _seen(line) <= seen]
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _seen(line: str) -> float:

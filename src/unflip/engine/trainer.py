@@ -46,7 +46,7 @@ class Moment(NamedTuple):
 
     seen: int
     due: frozenset[str]
-    """Some of "log", "sample", "checkpoint", "end", "stop"."""
+    """Some of "log", "sample", "validate", "checkpoint", "end", "stop"."""
     parts: dict[str, float]
     """At "log": every part of the losses, unweighted, averaged over its evaluations since the last log."""
     rate: float
@@ -111,6 +111,8 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
     """
     config = training.config
     every = {"log": config.log_every, "sample": config.sample_every, "checkpoint": config.checkpoint_every}
+    if config.validates:
+        every["validate"] = config.validate_every
     averages = Averages()
     clock, counted = time.monotonic(), training.seen
     for batch in batches:
@@ -119,7 +121,7 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
         averages.add(parts)
         due = {name for name, interval in every.items() if training.seen // interval > before // interval}
         if training.seen >= config.budget:
-            due |= {"log", "sample", "checkpoint", "end"}
+            due |= {*every, "end"}
         elif asked_to_stop():
             due |= {"log", "checkpoint", "stop"}
         if not due:

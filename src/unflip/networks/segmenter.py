@@ -25,6 +25,8 @@ class SegmenterConfig(Config):
     width: int = Field(default=16, ge=4)
     """Channels at full resolution; twice as many at each halving, up to eight times."""
     halvings: PositiveInt = 4
+    stem_stride: Literal[1, 2] = 1
+    """2: all of it works at half the resolution, and its decisions are enlarged; a quarter of the time, and twice the view."""
 
     def build(self, classes: int, rng: torch.Generator, in_channels: int = 3) -> Segmenter:
         """The network with weights freshly drawn from ``rng``."""
@@ -43,23 +45,34 @@ class Segmenter(nn.Module):
     def __init__(self, config: SegmenterConfig, classes: int, in_channels: int) -> None:
         super().__init__()
         widths = [config.width * min(2**i, 8) for i in range(config.halvings + 1)]
-        self.stride = 2**config.halvings
-        self.stem = _block(in_channels, widths[0])
+        self.stem_stride = config.stem_stride
+        self.stride = config.stem_stride * 2**config.halvings
+        self.stem = _block(in_channels, widths[0], stride=config.stem_stride)
         self.down = nn.ModuleList(_block(fine, coarse, stride=2) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(_block(fine + coarse, fine) for fine, coarse in pairwise(widths))
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        x = self.stem(pad_to_multiple(x, self.stride, self.stride))
-        passed = []
-        for down in self.down:
-            passed.append(x)
-            x = down(x)
+        *passed, x = self._encoded(x)
         for up, fine in zip(reversed(self.up), reversed(passed), strict=True):
             x = nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
             x = up(torch.cat([fine, x], dim=1))
-        return self.head(x)[..., :height, :width]
+        x = self.head(x)
+        if self.stem_stride > 1:
+            x = nn.functional.interpolate(x, scale_factor=float(self.stem_stride), mode="bilinear")
+        return x[..., :height, :width]
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The coarsest features of images ``(N, C, H, W)`` in [-1, 1], averaged over the image: ``(N, D)``."""
+        return self._encoded(x)[-1].mean((2, 3))
+
+    def _encoded(self, x: Tensor) -> list[Tensor]:
+        """The features at every resolution, the finest first."""
+        levels = [self.stem(pad_to_multiple(x, self.stride, self.stride))]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        return levels
 
 
 def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:

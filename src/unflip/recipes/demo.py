@@ -1,8 +1,7 @@
-"""The demo: mismatched made streets, SRUNIT trained on them, held-out scenes translated, and a report to look at."""
+"""The demo: the whole story on mismatched made streets, from the question whether two domains match to a report of what flipped."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +10,23 @@ from pathlib import Path
 from unflip.data import streets
 from unflip.data.images import read_rgb
 from unflip.errors import Interrupted, UserError
+from unflip.evaluation.confusion import mean_iou, pixel_accuracy
 from unflip.files import make_folder
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
+from unflip.recipes.audit import audit
+from unflip.recipes.evaluate import evaluate
+from unflip.recipes.segmenter import segmenter
 from unflip.recipes.train import configure, train
-from unflip.report.page import Page, Picture, Row, write
+from unflip.report.blocks import Notes, Section
+from unflip.report.evaluation import evaluation_page
+from unflip.report.links import Links
+from unflip.report.page import write as write_page
+from unflip.report.pictures import Picture, Row
 
 WIDTH, HEIGHT = 96, 64
-SCENES, HELD_OUT, SHOWN = 400, 32, 8
+SCENES, JUDGED, HELD_OUT = 400, 320, 32
+SEGMENTER_BUDGET = 4_000
 SOURCE = streets.Shares(building=0.45, tree=0.75)
 TARGET = streets.Shares(building=0.75, tree=0.4)
 
@@ -41,7 +49,7 @@ SETTINGS = (
 )
 
 
-def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_100) -> Path:
+def demo(out: Path, say: Callable[[str], None] = print, budget: int = 1_800) -> Path:
     """Run it all in ``out`` and return the path of the report.
 
     Raises:
@@ -49,33 +57,104 @@ def demo(out: Path, say: Callable[[str], None] = print, budget: int = 2_100) -> 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; choose another folder")
-    began = time.monotonic()
-    times: dict[str, float] = {}
+    clock = _Clock()
     make_folder(out)
 
-    say("making streets: green renders as source, urban photos as target")
+    say("making streets: green renders with labels as source, urban photos as target")
     _make_streets(out)
-    times["data"] = time.monotonic() - began
-
-    config = configure(
-        "srunit",
-        source=out / "train/source",
-        target=out / "train/target",
-        size=HEIGHT,
-        budget=budget,
-        device="cpu",
-        settings=SETTINGS,
-    )
+    clock.lap("streets")
     try:
+        say("training a segmenter on labeled photos of other streets: it is to read what images show")
+        reading = segmenter(
+            out / "judge/photos",
+            out / "judge/labels",
+            out / "judge/classes.json",
+            out / "segmenter",
+            budget=SEGMENTER_BUDGET,
+            size=f"{WIDTH}x{HEIGHT}",
+            device="cpu",
+            say=say,
+        )
+        clock.lap("segmenter")
+        say("audit: do the domains match?")
+        source, target = out / "train/source", out / "train/target"
+        found = audit(
+            source,
+            target,
+            source_labels=out / "train/source_labels",
+            classes=out / "train/classes.json",
+            segmenter=out / "segmenter",
+            out=out / "audit",
+            device="cpu",
+            progress=False,
+        )
+        say(f"{found.verdict}: {found.reason}")
+        clock.lap("audit")
+        config = configure("srunit", source=source, target=target, size=HEIGHT, budget=budget, device="cpu", settings=SETTINGS)
         run = train(config, out / "run", say=say)
+        clock.lap("training")
     except Interrupted as stopped:
         raise Interrupted(f"stopped; remove {out} before the next demo", stopped.exit_code) from None
-    times["training"] = time.monotonic() - began - sum(times.values())
 
     say("translating scenes that the network has not seen")
     translate_folder(load(run, device="cpu"), out / "test/source", out / "translated")
-    times["translation"] = time.monotonic() - began - sum(times.values())
-    return _report(out, times)
+    clock.lap("translation")
+    say("did anything flip?")
+    result = evaluate(
+        out / "translated",
+        out / "test/source_labels",
+        out / "segmenter",
+        out / "evaluation",
+        source=out / "test/source",
+        target=out / "train/target",
+        device="cpu",
+        progress=False,
+    )
+    for line in result.lines():
+        say(line)
+    clock.lap("evaluation")
+
+    judge = f"pixel accuracy {reading.figure(pixel_accuracy).value:.3f}, mean IoU {reading.figure(mean_iou).value:.3f}"
+    photos = [Picture("a target photo", read_rgb(path)) for path in sorted((out / "train/target").glob("*.png"))[:6]]
+    truth = [Picture("never shown", read_rgb(path)) for path in sorted((out / "test/as_photo").glob("*.png"))[:6]]
+    page = evaluation_page(
+        result.metrics,
+        result.cases,
+        title="From renders to photos, without pairs",
+        lead=(
+            "Source: rendered streets with many trees. Target: photos of streets with many buildings; no photo shows a rendered scene. "
+            f"SRUNIT learned to translate one into the other in {clock.times['training']:.0f} seconds. Do the source's labels still fit?"
+        ),
+        colors=result.colors,
+        sections=[
+            Section("Before training: do the domains match?", [Notes(f"{found.verdict}: {found.reason}", found.advice, "plain")]),
+            Section(
+                "What the target looks like",
+                [Row("photos of other streets", photos), Row("the first translated scenes as photos, for comparison", truth)],
+            ),
+            Section("More", [Links([("the audit", "audit/report.html"), ("the evaluation alone", "evaluation/report.html")])]),
+        ],
+        steps=[
+            ("data", f"{SCENES} renders, {SCENES} photos, {JUDGED} labeled photos for the segmenter, {HELD_OUT} renders to translate"),
+            ("segmenter", f"{judge} on photos that it has not seen"),
+            ("train", f"unflip train --config {out}/run/config.yaml --out AGAIN"),
+            ("translate", f"unflip translate {out}/run {out}/test/source --out AGAIN --trust"),
+            ("times", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.times.items())),
+        ],
+    )
+    return write_page(page, out / "report.html")
+
+
+class _Clock:
+    """How long each part took, in seconds."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.times[name], self.last = now - self.last, now
 
 
 def _make_streets(out: Path) -> None:
@@ -85,40 +164,4 @@ def _make_streets(out: Path) -> None:
     held_out = partial(scenes, count=HELD_OUT, shares=SOURCE, first=2 * SCENES)
     held_out(out / "test/source", look="render", labels=out / "test/source_labels")
     held_out(out / "test/as_photo", look="photo")
-
-
-def _report(out: Path, times: dict[str, float]) -> Path:
-    rows = []
-    for path in sorted((out / "test/source").glob("*.png"))[:SHOWN]:
-        folders = {
-            "source (render)": "test/source",
-            "its labels": "test/source_labels",
-            "translation": "translated",
-            "the same scene as a photo, never shown": "test/as_photo",
-        }
-        rows.append(
-            Row(f"scene {int(path.stem)}", [Picture(caption, read_rgb(out / folder / path.name)) for caption, folder in folders.items()])
-        )
-    logged = [json.loads(line) for line in (out / "run/log.jsonl").read_text().splitlines()]
-    targets = [Picture("a target photo", read_rgb(path)) for path in sorted((out / "train/target").glob("*.png"))[:4]]
-    page = Page(
-        title="From renders to photos, without pairs",
-        lead=(
-            "Source: rendered streets with many trees. Target: photos of streets with many buildings; no photo shows a rendered "
-            "scene. SRUNIT learned to translate one into the other while keeping what the images show, so the source's labels "
-            f"({', '.join(streets.CLASSES)}) still fit the translations below. None of these scenes was seen in training."
-        ),
-        facts={
-            "images seen": f"{logged[-1]['seen']:,}",
-            "made streets": f"{times['data']:.0f} s",
-            "training": f"{times['training']:.0f} s",
-            "translation": f"{times['translation']:.1f} s for {HELD_OUT}",
-        },
-        rows=[*rows, Row("what the target looks like: photos of other streets", targets)],
-        steps=[
-            ("data", f"{SCENES} + {SCENES} scenes of {WIDTH} x {HEIGHT}"),
-            ("train", f"unflip train --config {out}/run/config.yaml --out AGAIN"),
-            ("translate", f"unflip translate {out}/run {out}/test/source --out AGAIN"),
-        ],
-    )
-    return write(page, out / "report.html")
+    scenes(out / "judge/photos", count=JUDGED, look="photo", first=3 * SCENES, labels=out / "judge/labels")

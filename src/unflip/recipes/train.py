@@ -12,33 +12,34 @@ from typing import Any
 import torch
 from torch import nn
 
-import unflip
 from unflip import modelfolder
 from unflip.data.folders import Entry, find_images, same_folder, survey
 from unflip.data.labels import Labels, match_labels, survey_labels
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
-from unflip.engine.launch import launch, machine
+from unflip.engine.launch import launch
 from unflip.engine.record import Record
 from unflip.engine.samples import draw_samples
 from unflip.engine.trainer import Training, assemble
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, UserError
 from unflip.files import disk_errors, make_folder, undone_on_failure, write_bytes
+from unflip.inference.translator import Translator
 from unflip.losses import Term
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
 from unflip.methods.passes import FORWARD
 from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
+from unflip.recipes.models import CHANNELS, Models
 from unflip.recipes.signals import EXIT_CODES, Stop
-from unflip.runs import RunConfig, collect, from_yaml, leaves, to_yaml, validate
+from unflip.recipes.validate import Validator, check, rule
+from unflip.runs import DataConfig, RunConfig, collect, from_yaml, leaves, to_yaml, validate
 from unflip.tensors import load_exactly, read_tensors
 from unflip.types import Batch
 
 SAMPLES = 6
-CHANNELS = (3, 3)
 MEASURED = 400
 """Crops of each domain that terms may look at before training."""
 
@@ -65,26 +66,34 @@ def configure(method: str | None = None, *, file: Path | None = None, settings: 
 
 def _anywhere(config: RunConfig) -> RunConfig:
     """With absolute paths, so that a run's config.yaml works from any folder."""
-    paths = {name: getattr(config.data, name) for name in ("source", "target", "source_labels")}
-    data = config.data.model_copy(update={name: path.absolute() for name, path in paths.items() if path is not None})
+    paths = {name: value for name in DataConfig.model_fields if isinstance(value := getattr(config.data, name), Path)}
+    data = config.data.model_copy(update={name: path.absolute() for name, path in paths.items()})
+    validation, judge = config.validation, config.validation.segmenter
+    if judge is not None and judge.exists():  # else it may be a hub id
+        validation = validation.model_copy(update={"segmenter": judge.absolute()})
     terms = dict(config.terms)
     semantic = terms.get("semantic")
     if isinstance(semantic, Semantic) and semantic.segmenter is not None:
         terms["semantic"] = semantic.model_copy(update={"segmenter": semantic.segmenter.absolute()})
-    return config.model_copy(update={"data": data, "terms": terms, "init": config.init and config.init.absolute()})
+    return config.model_copy(
+        update={"data": data, "terms": terms, "validation": validation, "init": config.init and config.init.absolute()}
+    )
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
     """Train ``config`` into the run folder ``out``, and return it.
 
-    Writes config.yaml, log.jsonl, samples/, checkpoints/ and model/. ``resume`` goes on from the latest checkpoint in ``out``, whose
-    config must be the same. ``say`` receives a line of news now and then.
+    Writes config.yaml, log.jsonl, samples/, checkpoints/ and model/. A run that validates writes validation.jsonl as well, and takes for
+    model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those
+    that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be the same. ``say``
+    receives a line of news now and then.
 
     Raises:
         UserError: something in the data, the configuration or ``out`` is wrong; found before training wherever possible.
         Interrupted: SIGINT or SIGTERM came; the run has been saved, and can be resumed.
     """
     out = Path(out)
+    check(config)
     fabric = launch(config.device, config.precision)
     with disk_errors(out):
         _check_out(out, config, resume)
@@ -94,29 +103,44 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
     labels = _labels(config, entries["source"], progress, shared=workers > 0)
     pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
+    validator = Validator(config, entries["source"], fabric.device, progress) if config.validates else None
     config = _measured(config, pairs)
     if resume:
         _refuse_another(out, config)
     training = assemble(config, CHANNELS, fabric)
-    training.images = _digest(entries)
+    training.images = _digest(entries, validator)
     if resume and checkpoint.latest(out / "checkpoints"):
         checkpoint.restore(out / "checkpoints", training)
     elif config.init is not None:
         _start_from(training, config.init, say)
+    remarks = _remarks(config) + (validator.remarks if validator else [])
+    facts: dict[str, Any] = {"remarks": remarks} if remarks else {}
+    facts |= {f"{side}_images": len(images) for side, images in store.items()}
+    models = Models(out, training, facts, len(validator) if validator else 0)
+    models.restore()
     if training.seen >= config.budget:
-        if _model_seen(out) != training.seen:  # killed just before
-            _save_model(training, out, store)
-        say(f"{out} is complete: {training.seen:,} of {config.budget:,} images")
+        if not models.complete():  # killed just before
+            models.save()
+        models.prune()
+        for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
+            say(line)
         return out
 
+    generators = dict(training.ema.network.items())  # type: ignore[operator]
+    translator = Translator(modelfolder.Model(models.description(), generators, out), fabric.device)
+    if validator is not None:
+        validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
         make_folder(out / "samples")
         write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
-    for remark in _remarks(config):
+        models.prune()
+    for remark in remarks:
         say(remark)
     counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
     say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {fabric.device}")
+    if validator is not None:
+        say(f"validation of {len(validator):,} translations every {config.validate_every:,} images; chosen is {rule(config)}")
 
     fixed = _fixed(pairs)
     batches = loader(
@@ -131,51 +155,26 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             record.add(moment)
             if "sample" in moment.due:
                 draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
+            if "validate" in moment.due and validator is not None:
+                point = validator(translator, moment.seen, lambda done: record.news(f"validating {done}/{len(validator)}"))
+                choice = models.add(point)
+                record.add_validation(point._asdict(), choice.chosen.seen)
+                say(f"validated at {moment.seen:,} images: {point}; chosen so far: {choice.chosen.seen:,}")
             if "checkpoint" in moment.due:
-                _save_model(training, out, store)  # before the checkpoint, which says how far the run has come
+                models.save()  # before the checkpoint, which says how far the run has come
                 checkpoint.save(out / "checkpoints", training)
+                models.prune()
     if stop.signal is not None and training.seen < config.budget:
         raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", EXIT_CODES[stop.signal])
+    for line in models.outcome():
+        say(line)
     return out
 
 
-def _save_model(training: Training, out: Path, store: dict[str, Images]) -> None:
-    """Write the model folder of a run."""
-    config = training.config
-    remarks = _remarks(config)
-    model = modelfolder.ModelConfig(
-        generator=config.generator,
-        multiscale=config.multiscale,
-        channels=CHANNELS,
-        sides=config.sides,
-        resize=config.data.resize,
-        provenance={
-            "method": config.method,
-            "paper": METHODS[config.method].paper,
-            "images_seen": training.seen,
-            "budget": config.budget,
-            "size": config.size.short,
-            "seed": config.seed,
-            **({"remarks": remarks} if remarks else {}),
-            "source_images": len(store["source"]),
-            "target_images": len(store["target"]),
-            "unflip": unflip.__version__,
-            **machine(training.fabric),
-        },
-    )
-    projectors = training.generator.projectors if len(training.generator.projectors) else None
-    modelfolder.save(out / "model", model, training.ema.network, projectors)
-
-
-def _model_seen(out: Path) -> int | None:
-    """How many images the model in a run folder has seen, if there is one."""
-    there = (out / "model" / "config.json").is_file()
-    return modelfolder.read_config(out / "model").provenance.get("images_seen") if there else None
-
-
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
-    for folder in (config.data.source, config.data.target):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+    data = config.data
+    for folder in (data.source, data.target, data.val_source, data.val_labels, data.val_target):
+        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -239,9 +238,11 @@ def _remarks(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(remark for speaker in speakers if (remark := speaker.remark())))
 
 
-def _digest(entries: dict[str, list[Entry]]) -> str:
-    """Tells apart sets of images, by names and sizes: the order in which a run sees them depends on all of them."""
+def _digest(entries: dict[str, list[Entry]], validator: Validator | None) -> str:
+    """Tells apart sets of images, by names and sizes: the order in which a run sees them depends on all of them, and its choice on what
+    it is validated by."""
     text = repr([(side, entry.path.name, entry.width, entry.height) for side, found in entries.items() for entry in found])
+    text += "" if validator is None else validator.identity
     return hashlib.sha256(text.encode()).hexdigest()
 
 

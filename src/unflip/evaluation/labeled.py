@@ -1,0 +1,70 @@
+"""Images with their label maps: found, matched and checked before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unflip.data.folders import Entry, find_images, relative_names, survey
+from unflip.data.images import Array, read_rgb
+from unflip.data.labels import Classes, Ids, Labels, match_labels, survey_labels
+from unflip.errors import UserError
+from unflip.progress import Bar
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A set of images and their labels, in natural order."""
+
+    images: list[Entry]
+    names: list[Path]
+    """Of the images, relative to their folder."""
+    label_maps: Labels
+    pixels: tuple[int, ...]
+    """How many pixels of all label maps show each class; 0 for ignored ones."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rgb(self) -> Iterator[Array]:
+        """The images one after the other, ``(H, W, 3)`` uint8."""
+        return (read_rgb(image.path) for image in self.images)
+
+    def ids(self, index: int) -> Ids:
+        """The class ids of an image, ``(H, W)`` uint8, 255 where ignored."""
+        return self.label_maps[index].numpy()
+
+
+def find_labeled(images: Path, labels: Path, classes: Classes, progress: bool = True, what: str = "images") -> Labeled:
+    """Find the images of a folder (or list) and the label map of each, and read all of the latter.
+
+    Raises:
+        UserError: files that are broken, have no partner, differ from it in size or show what is not a class.
+    """
+    paths = find_images(images)
+    with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
+        entries = survey(paths, lambda done, _: bar.show(done))
+    maps = match_labels(paths, images, labels)
+    with Bar(f"checking labels of {what}", len(maps), quiet=not progress or len(maps) < 500) as bar:
+        found = survey_labels(maps, entries, classes, lambda done, _: bar.show(done))
+    return Labeled(entries, relative_names(paths, images), Labels(found.entries, classes, cache="none"), found.pixels)
+
+
+def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
+    """The image of every image of ``like``, by its path below the folder, less the ending.
+
+    Raises ``UserError`` where one has none, or one of another size.
+    """
+    paths = find_images(images)
+    found = {name.with_suffix(""): path for name, path in zip(relative_names(paths, images), paths, strict=True)}
+    missing = [name for name in like.names if name.with_suffix("") not in found]
+    if missing:
+        first = f"{missing[0]}, {images}"
+        raise UserError(f"{len(missing)} of {len(like)} images have no {what} image, such as {first}; give those of the same names")
+    partners = survey([found[name.with_suffix("")] for name in like.names])
+    for image, partner in zip(like.images, partners, strict=True):
+        if (image.width, image.height) != (partner.width, partner.height):
+            sizes = f"{partner.width}x{partner.height} and {image.width}x{image.height}"
+            raise UserError(f"a {what} image and its translation differ in size ({sizes}), {partner.path}; give images of one size")
+    return [partner.path for partner in partners]

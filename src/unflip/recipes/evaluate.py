@@ -1,0 +1,223 @@
+"""Did anything flip? Translations are read by a segmenter and compared with the source's labels, and with real images."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import unflip
+from unflip.config import unknown
+from unflip.data.folders import find_images, survey
+from unflip.data.images import read_rgb
+from unflip.data.labels import read_classes
+from unflip.devices import choose_device
+from unflip.errors import UserError
+from unflip.evaluation.confusion import Reading
+from unflip.evaluation.features import feature_network
+from unflip.evaluation.judge import features_of, judge
+from unflip.evaluation.labeled import Labeled, find_labeled, same_names
+from unflip.evaluation.lpips import Lpips
+from unflip.evaluation.maps import map_metrics
+from unflip.evaluation.metrics import flip_metrics
+from unflip.evaluation.pictures import colored, flips
+from unflip.evaluation.reader import Reader
+from unflip.evaluation.realism import realism, small_sample
+from unflip.files import disk_errors, undone_on_failure, write_json
+from unflip.progress import Bar
+from unflip.report.evaluation import Case, evaluation_page
+from unflip.report.page import write as write_page
+from unflip.segmenterfolder import load_segmenter
+
+SHOWN = 24
+"""Images in the report: those with the most flips."""
+
+AT_LEAST = ("pixel_accuracy", "pixel_accuracy_void_wrong", "class_accuracy", "mean_iou", "within")
+AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse")
+"""Of which metrics more, and of which less is better."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    metrics: dict[str, Any]
+    """What metrics.json holds."""
+    broken: list[str]
+    """A line for every requirement that does not hold."""
+    cases: list[Case]
+    """The images with the most flips, as the report shows them, the worst first."""
+    colors: dict[str, tuple[int, int, int]]
+    """Of the classes."""
+    folder: Path
+
+    def lines(self) -> list[str]:
+        """What it found, in short."""
+        names = ["excess_flip_rate", "flip_rate", "pixel_accuracy", "class_accuracy", "mean_iou"]
+        found = [_said(name.replace("_", " "), self.metrics.get(name)) for name in names]
+        found += [_said(name, value) for name, value in self.metrics.get("realism", {}).items() if isinstance(value, dict)]
+        found += [_said(name, value) for name, value in self.metrics.get("reference", {}).items() if isinstance(value, dict)]
+        warned = [f"note: {warning}" for warning in self.metrics["warnings"]]
+        return [*(line for line in found if line), *warned, f"{self.folder / 'report.html'}: open it in a browser"]
+
+
+def evaluate(
+    translated: str | Path,
+    labels: str | Path,
+    segmenter: str | Path,
+    out: str | Path,
+    *,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    reference: str | Path | None = None,
+    real_images: str | Path | None = None,
+    real_labels: str | Path | None = None,
+    classes: str | Path | None = None,
+    features: str = "segmenter",
+    lpips: bool = False,
+    require: Mapping[str, float] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    command: str = "",
+) -> Evaluation:
+    """Judge translated images, and write ``metrics.json`` and ``report.html`` to the folder ``out``.
+
+    Args:
+        translated: the translations, a folder searched in depth.
+        labels: the label maps of their sources, matched by relative path less the ending.
+        segmenter: what reads the classes, best trained on real images of the target: a segmenter's folder or a hub id.
+        source: the images that were translated, for the report.
+        target: images of the target, for the realism.
+        reference: images that the translations ought to be, pixel by pixel.
+        real_images, real_labels: on which to see what the segmenter confuses anyway; default: the held-out images of its training.
+        classes: the classes.json of the labels; default: the segmenter's classes.
+        features: the network in whose features realism is measured, as :func:`unflip.evaluation.features.feature_network` has it.
+        lpips: measure LPIPS to the source, too; its weights are downloaded once.
+        require: values that metrics must reach: at least, or at most where less is better.
+        command: what the report says it was made by.
+
+    Raises:
+        UserError: files without a partner, of other sizes, broken or too few; classes that the segmenter does not know; ``out`` not empty.
+    """
+    out, chosen, require = Path(out), choose_device(device), dict(require or {})
+    with disk_errors(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"--out {out} is not empty; choose another folder")
+    for name in require:
+        if name not in AT_LEAST + AT_MOST:
+            raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))
+    if (real_images is None) != (real_labels is None):
+        raise UserError("real images come with their labels; give both, --real-images DIR and --real-labels DIR")
+    model = load_segmenter(Path(segmenter), chosen)
+    reader = Reader(model, read_classes(Path(classes)) if classes else None, chosen)
+    if lpips and not (source and target):
+        raise UserError("LPIPS is the distance to the source, one of the figures on realism; give --source DIR and --target DIR")
+    network = feature_network(features, model, chosen) if target else None
+    lpips_to = Lpips(device=chosen) if lpips else None
+
+    found = find_labeled(Path(translated), Path(labels), reader.classes, progress, "translations")
+    if len(found) < 2:
+        raise UserError(f"one image only, {translated}; intervals need at least two")
+    paths = [image.path for image in found.images]
+    sources = same_names(Path(source), found, "source") if source else None
+    references = same_names(Path(reference), found, "reference") if reference else None
+    wanted = [image.path for image in survey(find_images(Path(target)))] if target else []
+
+    real = reader.held_out
+    if real_images and real_labels:
+        shown = find_labeled(Path(real_images), Path(real_labels), reader.classes, progress, "real images")
+        with Bar("reading real images", len(shown), quiet=not progress) as bar:
+            real = judge(shown.rgb(), shown.ids, len(shown), reader, progress=bar.show).reading
+    with Bar("reading translations", len(found), quiet=not progress) as bar:
+        reading, mine = judge(found.rgb(), found.ids, len(found), reader, network, bar.show)
+
+    metrics = flip_metrics(reading, real)
+    warnings = [] if real else ["no labeled real images are known, so flips include what the segmenter confuses anyway; give --real-images"]
+    if network is not None and mine is not None:
+        with Bar("looking at the target", len(wanted), quiet=not progress) as bar:
+            theirs = features_of(wanted, network, bar.show)
+        distances = None
+        if lpips_to is not None and sources:
+            with Bar("comparing with the source", len(found), quiet=not progress) as bar:
+                distances = lpips_to.of_files(paths, sources, bar.show)
+        metrics["realism"] = realism(network, mine, theirs, distances)
+        few = small_sample(len(mine), len(theirs), network.dimension)
+        warnings += [few] if few else []
+    if references:
+        with Bar("comparing with the reference", len(found), quiet=not progress) as bar:
+            metrics["reference"] = map_metrics(paths, references, progress=bar.show)
+    metrics["segmenter"] = {"path": str(segmenter), "held_out": None if reader.held_out is None else _brief(reader.held_out)}
+    metrics["per_image"] = [
+        {"file": name.as_posix(), "flip_rate": None if math.isnan(rate) else rate}
+        for name, rate in zip(found.names, reading.flipped, strict=True)
+    ]
+    metrics["warnings"] = warnings
+    metrics["made"] = {"command": command, **made(), "translated": str(translated), "labels": str(labels), "target": target and str(target)}
+    cases = _cases(found, reader, reading, sources)
+    with undone_on_failure(out):
+        write_json(out / "metrics.json", metrics)
+        write_page(evaluation_page(metrics, cases, colors=reader.classes.colors), out / "report.html")
+    return Evaluation(metrics, _broken(metrics, require), cases, reader.classes.colors, out)
+
+
+def made() -> dict[str, str]:
+    """With what and when a result was made."""
+    return {"unflip": unflip.__version__, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+
+
+def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
+    """A metric by its name, wherever it stands in metrics.json; None where it is not defined."""
+    for part in (metrics, metrics.get("realism") or {}, metrics.get("reference") or {}):
+        if isinstance(part.get(name), dict):
+            return part[name]["value"]
+    return None
+
+
+def _said(name: str, figure: Mapping[str, Any] | None) -> str:
+    if figure is None or figure["value"] is None:
+        return ""
+    low, high = figure["low"], figure["high"]
+    return f"{name:18} {figure['value']:.4g}" + ("" if low is None or high is None else f"  (95 %: {low:.4g} to {high:.4g})")
+
+
+def _brief(reading: Reading) -> dict[str, Any]:
+    metrics = flip_metrics(reading, None)
+    return {"images": reading.images, "mean_iou": metrics["mean_iou"]["value"], "pixel_accuracy": metrics["pixel_accuracy"]["value"]}
+
+
+def _cases(found: Labeled, reader: Reader, reading: Reading, sources: list[Path] | None) -> list[Case]:
+    """The images with the most flips, the worst first."""
+    worst = np.argsort(-np.nan_to_num(reading.flipped, nan=-1), kind="stable")[:SHOWN]
+    cases = []
+    for i in worst.tolist():
+        image, labels = read_rgb(found.images[i].path), found.ids(i)
+        read = reader(image)
+        cases.append(
+            Case(
+                name=found.names[i].as_posix(),
+                flip_rate=reading.flipped[i],
+                source=read_rgb(sources[i]) if sources else None,
+                translation=image,
+                label=colored(labels, reader.classes),
+                reading=colored(read, reader.classes),
+                flips=flips(image, labels, read, reader.classes),
+            )
+        )
+    return cases
+
+
+def _broken(metrics: Mapping[str, Any], require: Mapping[str, float]) -> list[str]:
+    lines = []
+    for name, bar in require.items():
+        value = value_of(metrics, name)
+        if value is None:
+            lines.append(f"{name} is not known, and {bar:g} is required")
+        elif value < bar if name in AT_LEAST else value > bar:
+            lines.append(f"{name} is {value:.4g}, and at {'least' if name in AT_LEAST else 'most'} {bar:g} is required")
+    return lines

@@ -1,0 +1,203 @@
+"""A segmenter from images and labels to a folder that holds it, with its reading of images that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+import unflip
+from unflip.config import problem
+from unflip.data.folders import Entry, find_images, survey
+from unflip.data.images import parse_resize
+from unflip.data.labels import Classes, Labels, Surveyed, match_labels, read_classes, survey_labels
+from unflip.data.pairs import Images
+from unflip.engine.launch import launch, machine
+from unflip.errors import Interrupted, UserError
+from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
+from unflip.evaluation.reader import Reader
+from unflip.evaluation.segmenter import Crops, Lesson, class_weights, read_all
+from unflip.evaluation.segmenter import train as training_loop
+from unflip.files import undone_on_failure
+from unflip.networks.pretrained import PretrainedSegmenter, TransformersConfig, find_pretrained
+from unflip.networks.segmenter import Segmenter, SegmenterConfig
+from unflip.progress import Bar
+from unflip.recipes.signals import EXIT_CODES, Stop
+from unflip.seeding import torch_rng
+from unflip.segmenterfolder import HeldOut, SegmenterModel, SegmenterModelConfig, save_segmenter
+from unflip.types import Size
+
+UNET = "unet"
+BUDGET = 20_000
+LARGEST = 256
+"""Sides of the crops are at most so long, where no size is asked for."""
+SMALL = 128
+"""Crops with a side of at most so many pixels are decided on pixel by pixel, larger ones at half the resolution."""
+FINE_TUNING_RATE = 1e-4
+"""A pretrained network's learning rate: near the 6e-5 of SegFormer (Xie et al., NeurIPS 2021), for shorter training."""
+
+
+class Part(NamedTuple):
+    """Images with their label maps, found whole."""
+
+    images: list[Entry]
+    labels: Surveyed
+
+
+def segmenter(
+    images: Path,
+    labels: Path,
+    classes: Path,
+    out: Path,
+    *,
+    budget: int = BUDGET,
+    test_images: Path | None = None,
+    test_labels: Path | None = None,
+    model: str = UNET,
+    weights: str = "balanced",
+    resize: str = "none",
+    size: str | None = None,
+    batch: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Reading:
+    """Train a segmenter into the folder ``out``; how it reads images that it has not seen.
+
+    Those are ``test_images``; without them the last fifth of ``images``, in their order: neighboring frames of a video resemble each
+    other, so that a random fifth would not be unseen. ``model``: ``unet``, from scratch, or a ``transformers`` model to go on from, by
+    local folder or hub id. ``say`` receives a line of news now and then.
+
+    Raises:
+        UserError: something in the data or the call is wrong; found before training wherever possible.
+        Interrupted: SIGINT or SIGTERM came; nothing is left.
+    """
+    if (test_images is None) != (test_labels is None):
+        raise UserError("--test-images and --test-labels belong together; give both or neither")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is not empty; choose another folder")
+    known = read_classes(classes)
+    resize = str(parse_resize(resize))
+    fabric = launch(device, precision)
+    found = _survey(images, progress)
+    if test_images is None or test_labels is None:
+        kept = _kept(found, images)
+        parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
+        say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
+    else:
+        others = _survey(test_images, progress)
+        _refuse_common(found, others)
+        parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
+    seen, unseen = parts
+    given = Images(seen.images, resize, shared=False)
+    lesson = _lesson(given, model, budget=budget, size=size, batch=batch, seed=seed, weights=weights)
+    network_config, network = _network(model, known, lesson)
+    _try(network, lesson.size)
+    missing = [known.names[i] for i in known.kept if not seen.labels.pixels[i]]
+    if missing:
+        say(f"no pixel to learn from shows {', '.join(missing)}: it will not be read rightly")
+    say(f"{model}: {len(given):,} images, budget {budget:,} at {lesson.size.short} px, on {fabric.device}")
+
+    with undone_on_failure(out), Stop() as stop:
+        crops = Crops(given, Labels(seen.labels.entries, known, resize, shared=False), seen.labels.pixels, lesson)
+        with Bar("training", budget, quiet=not progress) as bar:
+
+            def after(images_seen: int, loss: float) -> None:
+                bar.show(images_seen, f"loss {loss:.3f}")
+                if stop.signal is not None:
+                    raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
+
+            network = training_loop(network, crops, class_weights(seen.labels.pixels, lesson.weights), lesson, fabric, after)
+        config = SegmenterModelConfig(
+            network=network_config,
+            classes=known,
+            resize=resize,
+            provenance={
+                "model": model,
+                "images": len(given),
+                **lesson.model_dump(mode="json"),
+                "held_out": "the last of the given images" if test_images is None else "other images",
+                "unflip": unflip.__version__,
+                **machine(fabric),
+            },
+        )
+        reader = Reader(SegmenterModel(config, network, out), device=fabric.device)
+        with Bar("reading held-out images", len(unseen.images), quiet=not progress) as bar:
+            truths = Labels(unseen.labels.entries, known, cache="none")
+            reading = read_all(reader, Images(unseen.images, cache="none"), truths, bar.show)
+        save_segmenter(out, config, network, summary(reading))
+    return reading
+
+
+def summary(reading: Reading) -> HeldOut:
+    """What a segmenter's folder keeps of its reading of held-out images."""
+    values = {name: reading.figure(of).plain() for name, of in METRICS.items()}
+    ious = (figure.plain() for figure in reading.figures(per_class_iou))
+    return HeldOut.model_validate({**values, "per_class_iou": dict(zip(reading.names, ious, strict=True)), **reading.plain()})
+
+
+METRICS = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou}
+
+
+def _survey(folder: Path, progress: bool) -> list[Entry]:
+    paths = find_images(folder)
+    with Bar("checking images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
+        return survey(paths, lambda done, total: bar.show(done))
+
+
+def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
+    paths = match_labels([entry.path for entry in entries], images, labels)
+    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
+        return Part(entries, survey_labels(paths, entries, classes, lambda done, total: bar.show(done)))
+
+
+def _kept(found: list[Entry], where: Path) -> int:
+    """How many of the images, in their order, are trained on."""
+    if len(found) < 2:
+        raise UserError(f"one image only, {where}; give two or more, or others with --test-images DIR --test-labels DIR")
+    return len(found) - max(1, round(len(found) / 5))
+
+
+def _refuse_common(found: list[Entry], others: list[Entry]) -> None:
+    common = {entry.path.resolve() for entry in found} & {entry.path.resolve() for entry in others}
+    if common:
+        raise UserError(f"{len(common)} images are in both --images and --test-images, such as {min(common)}; hold others out")
+
+
+def _lesson(images: Images, model: str, *, size: str | None, **fields: Any) -> Lesson:
+    """How to train; raises ``UserError`` where the images are smaller than the crops."""
+    narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))
+    rate = {} if model == UNET else {"lr": FINE_TUNING_RATE}
+    try:
+        lesson = Lesson.model_validate({**fields, **rate, "size": size or (min(narrowest, LARGEST), min(lowest, LARGEST))})
+    except ValidationError as error:
+        raise UserError(f"--{problem(error)}") from None
+    small = [k for k, (width, height) in enumerate(images.sizes) if width < lesson.size.width or height < lesson.size.height]
+    if small:
+        width, height = images.sizes[small[0]]
+        what = f"{len(small)} of {len(images)} images are smaller than the {lesson.size} crop, such as {images.paths[small[0]]}"
+        raise UserError(f"{what} ({width}x{height}); use --size {narrowest}x{lowest} or less, or --resize")
+    return lesson
+
+
+def _network(model: str, classes: Classes, lesson: Lesson) -> tuple[SegmenterConfig | TransformersConfig, Segmenter | PretrainedSegmenter]:
+    """The network before training, and its configuration."""
+    if model == UNET:
+        config = SegmenterConfig(stem_stride=1 if min(lesson.size) <= SMALL else 2)
+        return config, config.build(len(classes.names), torch_rng(lesson.seed, "segmenter"))
+    pretrained = find_pretrained(model)
+    if pretrained is None:
+        raise UserError(f"--model {model} is no network; give {UNET}, a folder as transformers writes it, or a hub id, OWNER/NAME")
+    return pretrained.adapted(classes.names, lesson.seed)
+
+
+@torch.no_grad()
+def _try(network: nn.Module, size: Size) -> None:
+    """Refuse a network that does not read crops, before it is trained on them."""
+    network.eval()(torch.zeros(1, 3, size.height, size.width))

@@ -1,0 +1,201 @@
+"""``unflip evaluate``: from folders to metrics.json, a report, and an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unflip
+from helpers import color_segmenter
+from unflip.data import streets
+from unflip.data.labels import IGNORED, Classes
+from unflip.evaluation.confusion import Counter
+from unflip.recipes import evaluate as recipe
+from unflip.segmenterfolder import HeldOut, Measured
+
+CLASSES = Classes.model_validate(streets.classes() | {"ignore": [7]})
+COLORS = np.array(streets.PALETTE, dtype=np.uint8)
+COUNT, WIDTH, HEIGHT = 9, 48, 32
+
+
+def swapped(ids: np.ndarray, a: int, b: int) -> np.ndarray:
+    return np.where(ids == a, b, np.where(ids == b, a, ids)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Label maps of streets; translations that show every class in its color, and others in which trees and buildings are swapped."""
+    root = tmp_path_factory.mktemp("world")
+    streets.write(root / "source", count=COUNT, look="render", labels=root / "labels", width=WIDTH, height=HEIGHT)
+    streets.write(root / "target", count=COUNT + 3, look="photo", first=50, labels=root / "target_labels", width=WIDTH, height=HEIGHT)
+    for name in ("faithful", "swapped", "real", "one"):
+        (root / name).mkdir()
+    for path in sorted((root / "labels").glob("*.png")):
+        ids = np.asarray(Image.open(path))
+        Image.fromarray(COLORS[ids]).save(root / "faithful" / path.name)
+        Image.fromarray(COLORS[swapped(ids, streets.CLASSES.index("building"), streets.CLASSES.index("tree"))]).save(
+            root / "swapped" / path.name
+        )
+    Image.open(root / "faithful/000000.png").save(root / "one/000000.png")
+    (root / "classes.json").write_text(CLASSES.model_dump_json())
+    return root
+
+
+@pytest.fixture(autouse=True)
+def segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named as the segmenter reads colors; its held-out images confuse nothing."""
+    kept = len(CLASSES.kept)
+    nothing = Measured(value=None, low=None, high=None, n=8)
+    perfect = HeldOut(
+        **dict.fromkeys(("pixel_accuracy", "class_accuracy", "mean_iou"), nothing),
+        per_class_iou={},
+        sizes=(4, 4),
+        voids=(0, 0),
+        blocks=np.stack([np.eye(kept, dtype=int) * 50] * 2).tolist(),
+    )
+    monkeypatch.setattr(recipe, "load_segmenter", lambda path, device: color_segmenter(CLASSES, held_out=perfect))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+
+
+def test_what_is_faithful_has_no_flips(world: Path, tmp_path: Path) -> None:
+    result = unflip.evaluate(world / "faithful", world / "labels", "colors", tmp_path / "out", progress=False)
+    metrics = read(tmp_path / "out/metrics.json")
+    assert metrics == json.loads(json.dumps(result.metrics)) and result.broken == []
+    assert metrics["flip_rate"]["value"] == metrics["excess_flip_rate"]["value"] == 0
+    assert metrics["pixel_accuracy"]["value"] == metrics["mean_iou"]["value"] == metrics["class_accuracy"]["value"] == 1
+    assert metrics["pixel_accuracy_void_wrong"]["value"] < 1, "persons are ignored here"
+    assert metrics["images"] == COUNT and metrics["block"] == 3 and "realism" not in metrics
+    assert set(metrics["per_class_iou"]) == set(metrics["flips"]["classes"]) == set(streets.CLASSES) - {"person"}
+    assert sum(metrics["class_shares"].values()) == pytest.approx(1)
+    assert [line["file"] for line in metrics["per_image"]] == [f"{i:06d}.png" for i in range(COUNT)]
+    assert "<html" in (tmp_path / "out/report.html").read_text()
+
+
+def test_swapped_classes_show_as_just_that(world: Path, tmp_path: Path) -> None:
+    metrics = unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "out", progress=False).metrics
+    names = metrics["flips"]["classes"]
+    matrix = np.array(metrics["flips"]["matrix"], dtype=float)
+    building, tree = names.index("building"), names.index("tree")
+    expected = np.zeros_like(matrix)
+    expected[[building, building, tree, tree], [building, tree, tree, building]] = -1, 1, -1, 1
+    assert matrix[~np.isnan(matrix).any(1)] == pytest.approx(expected[~np.isnan(matrix).any(1)])
+    share = metrics["class_shares"]["building"] + metrics["class_shares"]["tree"]
+    assert metrics["flip_rate"]["value"] == pytest.approx(share)
+    assert metrics["excess_flip_rate"]["value"] == pytest.approx(share)
+    low, high = (metrics["excess_flip_rate"][key] for key in ("low", "high"))
+    assert low < share < high
+
+
+def test_everything_at_once(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    given = {
+        "translated": world / "swapped",
+        "labels": world / "labels",
+        "segmenter": "colors",
+        "source": world / "source",
+        "target": world / "target",
+        "reference": world / "faithful",
+        "real-images": world / "target",
+        "real-labels": world / "target_labels",
+        "classes": world / "classes.json",
+        "out": tmp_path / "out",
+    }
+    result = cli("evaluate", *(part for name, value in given.items() for part in (f"--{name}", value)))
+    assert result.code == 0, result.stderr
+    metrics = read(tmp_path / "out/metrics.json")
+    assert metrics["realism"]["target_images"] == COUNT + 3 and metrics["realism"]["frechet"]["value"] > 0
+    assert 0 < metrics["reference"]["within"]["value"] < 1
+    assert metrics["made"]["command"].startswith("unflip ")
+    counter = Counter(CLASSES, COUNT + 3)  # photos, read by color: wrong nearly everywhere
+    reader = recipe.Reader(color_segmenter(CLASSES))
+    for path in sorted((world / "target").glob("*.png")):
+        ids = np.asarray(Image.open(world / "target_labels" / path.name))
+        counter.add(np.where(ids == 7, IGNORED, ids).astype(np.uint8), reader(np.asarray(Image.open(path))))
+    total = counter.reading().total
+    assert np.array(metrics["flips"]["real"], dtype=float) == pytest.approx(total / total.sum(1, keepdims=True), nan_ok=True)
+    for name in ("excess flip rate", "mean iou", "frechet", "report.html"):
+        assert name in result.stdout
+    assert f"{metrics['mean_iou']['value']:.4g}" in result.stdout
+
+
+def test_a_requirement_decides_the_exit_code(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    call = ("evaluate", "--translated", world / "swapped", "--labels", world / "labels", "--segmenter", "colors")
+    kept = cli(*call, "--out", tmp_path / "a", "--require", "flip_rate=0.9", "--require", "pixel_accuracy=0.1")
+    assert kept.code == 0 and not kept.stderr.count("not reached")
+    missed = cli(*call, "--out", tmp_path / "b", "--require", "flip_rate=0.01", "--require", "mean_iou=0.99", "--require", "frechet=3")
+    assert missed.code == 1
+    lines = [line for line in missed.stderr.splitlines() if line.startswith("not reached")]
+    assert len(lines) == 3 and "flip_rate is" in lines[0] and "at most 0.01" in lines[0] and "at least 0.99" in lines[1]
+    assert "frechet is not known" in lines[2]
+    assert (tmp_path / "b/report.html").is_file(), "what was measured is written all the same"
+
+
+def test_without_real_images_that_is_said(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "load_segmenter", lambda path, device: color_segmenter(CLASSES))
+    metrics = unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "out", progress=False).metrics
+    assert metrics["excess_flip_rate"] is None and metrics["flips"]["matrix"] is None and metrics["segmenter"]["held_out"] is None
+    assert any("--real-images" in warning for warning in metrics["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"translated": "one"}, "one image only"),
+        ({"translated": "nowhere"}, "no such folder"),
+        ({"labels": "target_labels"}, "have no label map"),
+        ({"source": "one"}, "8 of 9 images have no source image"),
+        ({"reference": "one"}, "8 of 9 images have no reference image"),
+        ({"real-images": "target"}, "give both, --real-images DIR and --real-labels DIR"),
+        ({"require": "mean_uoi=0.5"}, "did you mean mean_iou?"),
+        ({"require": "mean_iou=high"}, "expected METRIC=VALUE"),
+        ({"features": "resnet", "target": "target"}, "resnet"),
+        ({"classes": "nowhere.json"}, "cannot read the classes"),
+        ({"out": "labels"}, "is not empty"),
+        ({"device": "tpu"}, "unknown device"),
+    ],
+)
+def test_bad_input_is_one_line(world: Path, tmp_path: Path, cli: Callable[..., Any], change: dict[str, str], message: str) -> None:
+    given: dict[str, Any] = {"translated": "faithful", "labels": "labels", "segmenter": "colors", "out": tmp_path / "out"} | change
+    folders = {"translated", "labels", "source", "target", "reference", "real-images", "real-labels", "classes", "out"}
+    before = sorted(world.rglob("*"))
+    result = cli("evaluate", *(part for k, v in given.items() for part in (f"--{k}", world / v if k in folders else v)))
+    assert result.code == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ") and message in result.stderr
+    assert not (tmp_path / "out").exists() and sorted(world.rglob("*")) == before
+
+
+def test_sizes_that_differ(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    for path in (world / "faithful").glob("*.png"):
+        (tmp_path / "small").mkdir(exist_ok=True)
+        Image.open(path).resize((24, 16)).save(tmp_path / "small" / path.name)
+    call = ("evaluate", "--labels", world / "labels", "--segmenter", "colors", "--out", tmp_path / "out", "--translated")
+    result = cli(*call, tmp_path / "small")
+    assert result.code == 2 and "48x32 while its image is 24x16" in result.stderr and not (tmp_path / "out").exists()
+    result = cli(*call, world / "faithful", "--reference", tmp_path / "small")
+    assert result.code == 2 and "000000.png" in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_report_shows_the_worst_first(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    page = recipe.evaluation_page
+    monkeypatch.setattr(recipe, "evaluation_page", lambda metrics, cases, **more: shown.extend(cases) or page(metrics, cases, **more))
+    monkeypatch.setattr(recipe, "SHOWN", 4)
+    metrics = unflip.evaluate(
+        world / "swapped", world / "labels", "colors", tmp_path / "out", source=world / "source", progress=False
+    ).metrics
+    rates = {line["file"]: line["flip_rate"] for line in metrics["per_image"]}
+    assert [case.flip_rate for case in shown] == sorted(rates.values(), reverse=True)[:4]
+    for case in shown:
+        assert rates[case.name] == case.flip_rate
+        assert (case.source == np.asarray(Image.open(world / "source" / case.name))).all()
+        assert (case.translation == np.asarray(Image.open(world / "swapped" / case.name))).all()
+        counted = (case.label != 0).any(2)
+        assert (case.label != case.reading).any(2)[counted].mean() == pytest.approx(case.flip_rate)
