@@ -25,8 +25,8 @@ from unflip.report.page import write as write_page
 from unflip.report.pictures import Picture, Row
 
 WIDTH, HEIGHT = 96, 64
-SCENES, JUDGED, HELD_OUT = 400, 320, 32
-SEGMENTER_BUDGET = 4_000
+SCENES, JUDGED, HELD_OUT = 400, 240, 32
+SEGMENTER_BUDGET = 1_600
 SOURCE = streets.Shares(building=0.45, tree=0.75)
 TARGET = streets.Shares(building=0.75, tree=0.4)
 
