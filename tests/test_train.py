@@ -435,8 +435,12 @@ def test_the_second_interrupt_stops_at_once(cli: Callable[..., Any], config: Cal
         signal.raise_signal(signal.SIGINT)
         went_on.append(True)
 
-    with at(3, twice):
-        result = cli("train", "--config", tmp_path / "config.yaml", "--out", tmp_path / "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it from the start
+    try:
+        with at(3, twice):
+            result = cli("train", "--config", tmp_path / "config.yaml", "--out", tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.code == 130 and not result.stdout and "Traceback" not in result.stderr
     assert not went_on and (tmp_path / "run/checkpoints/latest").read_text() == "000000002"
     assert cli("train", "--out", tmp_path / "run", "--resume").code == 0
