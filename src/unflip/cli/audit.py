@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from unflip.cli.options import Device
 
 
 def audit(
+    context: typer.Context,
     source: Annotated[Path, typer.Option(metavar="DIR", help="Source images: a folder, searched in depth, or a text list.")],
     target: Annotated[Path, typer.Option(metavar="DIR", help="Target images: a folder, searched in depth, or a text list.")],
     source_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path.")] = None,
@@ -37,7 +36,7 @@ def audit(
         segmenter=segmenter,
         out=out,
         device=device,
-        command=shlex.join(["unflip", *sys.argv[1:]]),
+        command=context.obj,
     )
     for line in text(result):
         typer.echo(line)

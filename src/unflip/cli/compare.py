@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from unflip.cli.options import Device, Features, LabelClasses, RealImages, RealL
 
 
 def compare(
+    context: typer.Context,
     test_source: Annotated[Path, typer.Option(metavar="DIR", help="Source images to translate and judge, best none that is trained on.")],
     test_labels: Annotated[Path, typer.Option(metavar="DIR", help="Their label maps, matched by relative path.")],
     segmenter: Annotated[str, typer.Option(metavar="M", help="What reads the classes: a segmenter's folder or a hub id.")],
@@ -78,7 +77,7 @@ def compare(
         real_labels=real_labels,
         device=device,
         say=lambda line: typer.echo(line, err=True),
-        command=shlex.join(["unflip", *sys.argv[1:]]),
+        command=context.obj,
     )
     typer.echo(result.markdown)
     typer.echo(f"{out / 'report.html'}: open it in a browser")

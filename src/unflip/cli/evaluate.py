@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from unflip.cli.options import Device, Features, LabelClasses, RealImages, RealL
 
 
 def evaluate(
+    context: typer.Context,
     translated: Annotated[Path, typer.Option(metavar="DIR", help="The translated images, searched in depth.")],
     labels: Annotated[Path, typer.Option(metavar="DIR", help="Label maps of their sources, matched by relative path.")],
     segmenter: Annotated[str, typer.Option(metavar="M", help="What reads the classes: a segmenter's folder or a hub id.")],
@@ -56,7 +55,7 @@ def evaluate(
         lpips=lpips,
         require=bars,
         device=device,
-        command=shlex.join(["unflip", *sys.argv[1:]]),
+        command=context.obj,
     )
     for line in result.lines():
         typer.echo(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import typer
@@ -45,8 +46,9 @@ def run(argv: list[str] | None = None) -> int:
 
     0 done; 1 done, but something that was asked for does not hold; 2 the call or its input is wrong; 130 or 143 interrupted.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        code = app(argv, standalone_mode=False)
+        code = app(argv, standalone_mode=False, obj=shlex.join(["unflip", *argv]))  # what a report says it was made by
         if code == 130:  # Typer's word for Ctrl-C
             print("interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
