@@ -11,61 +11,25 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
-STEPS = 2
+STEPS = 3
 
 
 def measure(arm: str, width: int, device: str) -> dict[str, float]:
     """Seconds per step and peak bytes of ``arm``, in this process, which must do nothing else."""
-    import torch
-
-    from unflip.engine.launch import launch
-    from unflip.engine.trainer import assemble, play
     from unflip.methods import METHODS
-    from unflip.runs import collect, validate
-    from unflip.types import Batch
+    from unflip.recipes.bench import bench, configure
 
     head, *settings = arm.split(":")
     method, _, size = head.partition("@")
-    recipe = METHODS[method].recipe
-    widths = [f"generator.width={width}", *([f"discriminator.width={width}"] if recipe.discriminator.kind == "patchgan" else [])]
-    looks = {**recipe.terms, "discriminator": recipe.discriminator}
-    offline = [f"{name}.{of}.weights=random" for name, owner in looks.items() for of in ("features", "vectors") if hasattr(owner, of)]
-    fields = {"source": "nowhere", "target": "nowhere too", "size": size or 256, "budget": 1_000, "device": device}
-    # later terms have begun at 3/4 of the budget; learning rates play no part
-    config = validate(collect(method, settings=[*widths, *offline, *settings], **fields))
-    noise = {
-        side: torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k, side in enumerate(("source", "target"))
-    }
-    terms = {name: term.measure(noise) if term.unmeasured() else term for name, term in config.terms.items()}
-    config = config.model_copy(update={"terms": terms})
-    fabric = launch(config.device, config.precision)
-    cuda = fabric.device.type == "cuda"
-    before = peak(cuda)
-    training = assemble(config, (3, 3), fabric)
-    times = []
-    for i in range(1 + STEPS):
-        shape = (1, 3, config.size.height, config.size.width)
-        source, target = (torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(i)) for _ in range(2))
-        began = time.perf_counter()
-        play(training, Batch(source, target, 750 + i, 750 + i))
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return {"seconds": statistics.median(times[1:]), "bytes": peak(cuda) - before}
-
-
-def peak(cuda: bool) -> int:
-    """The most memory this process has held so far, in bytes: on the GPU, or resident."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    judged = METHODS[method].recipe.discriminator.kind == "patchgan"
+    widths = [f"generator.width={width}", *([f"discriminator.width={width}"] if judged else [])]
+    found = bench(configure(method, size=size or 256, device=device, settings=[*widths, *settings]), steps=STEPS, progress=False)
+    return {"seconds": found["training"]["seconds"], "bytes": found["training"]["peak_memory"]}
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ VERBS: dict[str, list[str]] = {
         "--set",
         "--resume",
     ],
-    "translate": ["RUN", "INPUT", "--out", "--direction", "--device"],
+    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device"],
     "segmenter": [
         "--images",
         "--labels",
@@ -126,6 +126,7 @@ VERBS: dict[str, list[str]] = {
         "--features",
         "--device",
     ],
+    "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
     "methods": ["[NAME]"],
 }
 REQUIRED = {
@@ -136,9 +137,10 @@ REQUIRED = {
     ("segmenter", frozenset({"--images", "--labels", "--classes", "--out"})),
     ("evaluate", frozenset({"--translated", "--labels", "--segmenter", "--out"})),
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
+    ("bench", frozenset()),
     ("methods", frozenset()),
 }
-FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--version"}
+FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--version"}
 REPEATED = {"--set", "--run", "--require"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]

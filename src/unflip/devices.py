@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 
 from unflip.errors import UserError
@@ -22,3 +25,20 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "bf16" and not supported:
         raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")
     return "bf16" if supported and precision != "32" else "32"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most memory in bytes that this process has held so far: of a GPU, as PyTorch allocated it, or resident. None: not known here."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # getrusage would count, on Linux, what the caller had before this process became another program; VmHWM does not
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from unflip.cli import audit, compare, demo, evaluate, methods, segmenter, train, translate
+from unflip.cli import audit, bench, compare, demo, evaluate, methods, segmenter, train, translate
 from unflip.errors import Interrupted, UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for verb in (
     segmenter.segmenter,
     evaluate.evaluate,
     compare.compare,
+    bench.bench,
     methods.methods,
 ):
     app.command()(verb)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import unflip
+from unflip.devices import peak_memory
 from unflip.errors import Interrupted, UserError
 from unflip.files import write_json
 from unflip.recipes.signals import EXIT_CODES, Stop
@@ -99,7 +100,7 @@ def main() -> int:
 def record_memory(run: Path) -> None:
     """Note the most memory that this process took so far, or that an earlier one took for the same run."""
     used = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
-    now = {"bytes": torch.cuda.max_memory_allocated() if used else _peak_resident(), "what": ON_DEVICE if used else RESIDENT}
+    now = {"bytes": peak_memory(torch.device("cuda" if used else "cpu")), "what": ON_DEVICE if used else RESIDENT}
     before = read_memory(run)
     if now["bytes"] is not None and (before is None or now["bytes"] > before["bytes"]):
         write_json(run / MEMORY, now)
@@ -112,20 +113,6 @@ def read_memory(run: Path) -> dict[str, Any] | None:
         return {"bytes": int(found["bytes"]), "what": str(found["what"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _peak_resident() -> int | None:
-    """In bytes. Linux' getrusage would count what the caller had before this process became another program; VmHWM does not."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _end_with_the_caller() -> None:
