@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from helpers import images, lively, noise, positive, reach, rng, same, scale_weights, small_generator, untouched_global_rng, without_norms
 from unflip.networks import Generator, PatchGANConfig, Projector, ProjectorConfig, ResnetConfig
-from unflip.networks.blocks import BlurDown, BlurUp, ResidualBlock, initialize, pad_to_multiple
+from unflip.networks.blocks import BlurDown, BlurUp, InstanceNorm, ResidualBlock, initialize, pad_to_multiple
 from unflip.networks.resnet import ResnetGenerator
 
 SAMPLING: list[dict[str, Any]] = [
@@ -409,3 +409,37 @@ def test_initialize_leaves_the_global_random_state_alone() -> None:
     with untouched_global_rng():
         initialize(network, "xavier", rng())
         initialize(network, "normal", rng())
+
+
+# --- channels last
+
+
+def test_instance_norm_of_one_image_does_not_depend_on_the_layout() -> None:
+    x = noise(1, 6, 9, 13) * 3 + torch.arange(6.0).view(1, 6, 1, 1)
+    expected = (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    for wanted in (torch.contiguous_format, torch.channels_last):
+        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with mode():
+                found = InstanceNorm(6)(x.contiguous(memory_format=wanted))
+                assert same(found, expected, 1e-9)
+    with torch.no_grad():
+        assert InstanceNorm(6)(x.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_instance_norm_of_several_images_is_never_their_batch_norm() -> None:
+    x = noise(3, 4, 5, 7) * torch.tensor([1.0, 5.0, 0.2]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        found = InstanceNorm(4)(x.contiguous(memory_format=torch.channels_last))
+    assert same(found, nn.InstanceNorm2d(4)(x), 1e-9)
+    assert not same(found, nn.BatchNorm2d(4, affine=False, track_running_stats=False).double()(x), 0.1)
+
+
+@pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}])
+def test_a_generator_with_channels_last_translates_the_same(fields: dict[str, str]) -> None:
+    network = scale_weights(ResnetConfig(width=8, blocks=2, **fields).build(3, 3, rng())).eval()
+    x = images(1, 40)[..., :37]
+    with torch.inference_mode():
+        expected = lively(network(x))
+        network.to(memory_format=torch.channels_last)
+        found = network(x.contiguous(memory_format=torch.channels_last))
+    assert same(found, expected, 1e-9)

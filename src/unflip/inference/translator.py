@@ -18,6 +18,7 @@ from unflip.devices import choose_device
 from unflip.errors import UserError
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
+from unflip.networks import Generator
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 Direction = Literal["forward", "backward"]
@@ -44,6 +45,7 @@ class Translator:
             raise UserError(f"{model.folder} translates forward only; its method learns no way back")
         self.config, self.folder, self.device, self.direction = model.config, model.folder, device, direction
         self.generator = model.generators[side]
+        self.one_by_one = False
         self.resize = parse_resize(self.config.resize)
 
     def __call__(self, image: AnyImage) -> AnyImage:
@@ -62,7 +64,19 @@ class Translator:
     @torch.inference_mode()
     def network(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [-1, 1] to the same; no resizing."""
-        return self.generator(x.to(self.device))
+        x = x.to(self.device)
+        if not self.one_by_one:
+            return self.generator(x)
+        return torch.cat([self.generator(image.contiguous(memory_format=torch.channels_last)) for image in x.split(1)])
+
+    def channels_last(self) -> None:
+        """Lay the weights out as a CPU's convolutions want them; images are then translated one by one, since a batch gains nothing there.
+
+        Not for networks that somebody else trains. A multi-scale generator, whose windows are a batch, stays as it is.
+        """
+        if self.device.type == "cpu" and isinstance(self.generator, Generator):
+            self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.one_by_one = True
 
     def pixels(self, rgb: Array, size: tuple[int, int]) -> Array:
         """An image already resized for the model, ``(H, W, 3)`` uint8, to its translation at ``size`` (width, height)."""
@@ -106,7 +120,9 @@ def load(path: str | Path, *, device: str = "auto", direction: Direction = "forw
         UserError: nothing there, damaged, or a direction that its method does not learn.
     """
     chosen = choose_device(device)
-    return Translator(modelfolder.load(Path(path), chosen), chosen, direction)
+    translator = Translator(modelfolder.load(Path(path), chosen), chosen, direction)
+    translator.channels_last()
+    return translator
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -49,6 +49,20 @@ class BlurUp(nn.Module):
         return F.conv_transpose2d(x, self.kernel.to(x.dtype), stride=2, padding=3, groups=x.shape[1])
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Every channel of every image to mean 0 and variance 1; no weights. ``(N, C, H, W)`` to the same.
+
+    A single image whose channels come last in memory keeps them there, where the CPU's convolutions are fastest: its instance norm is its
+    batch norm, and only the latter is made for that layout. Where gradients are wanted, PyTorch's instance norm does it, in any layout.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = len(x) == 1 and not torch.is_grad_enabled() and not x.is_contiguous()
+        if alone and x.is_contiguous(memory_format=torch.channels_last):
+            return F.batch_norm(x, None, None, training=True, eps=self.eps)
+        return super().forward(x)
+
+
 class ResidualBlock(nn.Module):
     """``x + norm(conv(relu(norm(conv(x)))))``, 3x3 convolutions with reflection padding."""
 
@@ -57,11 +71,11 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm(channels),
             nn.ReLU(inplace=True),
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
