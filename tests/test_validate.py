@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -212,9 +213,9 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def tree(out: Path) -> dict[str, bytes | None]:
-    """Every path, with its content; of the log, which tells how long all took, no more than that it is there."""
+    """Every path, with its content; of the log and the report, which tell how long all took, no more than that they are there."""
     found = {str(path.relative_to(out)): path.read_bytes() if path.is_file() else None for path in out.rglob("*")}
-    return found | {"log.jsonl": None}
+    return found | dict.fromkeys({"log.jsonl", "report.html"} & found.keys())
 
 
 @contextlib.contextmanager
@@ -251,6 +252,20 @@ def test_every_interval_and_the_end_are_validated(config: Build, finished: Path,
     assert [line["seen"] for line in lines(finished)] == [2, 4, 6, 8, 10, 12, 14, 16]
     out = quietly(config("validate_every=4", batch=3, budget=10), tmp_path / "run")
     assert [line["seen"] for line in lines(out)] == [6, 9, 10]
+
+
+def test_the_report_has_the_curves(config: Build, finished: Path, tmp_path: Path) -> None:
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    chosen = lines(finished)[-1]["chosen"]
+    assert f"The checkpoint at {chosen} images seen was chosen." in html
+    for title in ("During training", "Mean IoU", "Fréchet distance", "The last samples", "adversarial", "config.yaml"):
+        assert title in html, title
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", html), "self-contained"
+    points = [float(x) for x in re.findall(r"<circle[^>]*cx=\"([0-9.]+)\"", html)]
+    assert len(points) >= 2 * 8, "every validation is a point of two curves"
+    alone = quietly(config(validates=False), tmp_path / "alone")
+    html = (alone / "report.html").read_text(encoding="utf-8")
+    assert "During training" not in html and "adversarial" in html and "<svg" in html
 
 
 def test_the_numbers_are_those_of_what_translate_writes(world: Path, finished: Path, tmp_path: Path) -> None:

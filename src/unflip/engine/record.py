@@ -12,7 +12,7 @@ from unflip.errors import MissingExtra
 from unflip.files import disk_errors, write_bytes
 from unflip.progress import Bar
 
-VALIDATION = "validation.jsonl"
+LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
 
 class Record:
@@ -20,7 +20,7 @@ class Record:
 
     def __init__(self, folder: Path, budget: int, seen: int = 0, *, tensorboard: bool = False, progress: bool = True) -> None:
         self.board = _tensorboard(folder / "tensorboard", seen) if tensorboard else None
-        self.log, self.validation = folder / "log.jsonl", folder / VALIDATION
+        self.log, self.validation = folder / LOG, folder / VALIDATION
         _write(self.log, lines_until(self.log, seen))
         self.validations = lines_until(self.validation, seen)
         if self.validation.is_file():
@@ -65,7 +65,7 @@ class Record:
                     self.board.add_scalar(f"validation/{name}", value, numbers["seen"])
 
 
-def lines_until(path: Path, seen: int) -> list[str]:
+def lines_until(path: Path, seen: float) -> list[str]:
     """The whole lines of a log up to those of ``seen`` images; none where there is no log."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [line for line in lines if _seen(line) <= seen]

@@ -55,7 +55,7 @@ def compare_page(
         *_flips(rows, colors),
         Section("Classes", [_classes(rows, colors)], "Intersection over union of reading and label: mean of the runs, lowest to highest."),
         Section("What a training took", [_table(methods, lambda column: column in COST)], " ".join(cost)),
-        Section("Every run", [Links(_links(rows, out))], "The report of each evaluation."),
+        Section("Every run", [Links(_links(rows, out))], "The report of each evaluation, and of each training."),
         Section("How it was made", [Made(made)]),
     ]
     count = sum(len(row.trials) for row in methods)
@@ -189,8 +189,10 @@ def _classes(rows: Sequence[Row], colors: dict[str, Color]) -> Bars:
 
 
 def _links(rows: Sequence[Row], out: Path) -> list[tuple[str, str]]:
-    return [
-        (f"{trial.method} {trial.name}".strip(), (trial.folder / EVALUATION / "report.html").relative_to(out).as_posix())
-        for row in rows
-        for trial in row.done
-    ]
+    links = []
+    for trial in (trial for row in rows for trial in row.done):
+        name, training = f"{trial.method} {trial.name}".strip(), trial.folder / "run/report.html"
+        links.append((name, (trial.folder / EVALUATION / "report.html").relative_to(out).as_posix()))
+        if training.is_file():
+            links.append((f"{name}, training", training.relative_to(out).as_posix()))
+    return links

@@ -34,7 +34,9 @@ from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
 from unflip.recipes.models import CHANNELS, Models
 from unflip.recipes.signals import EXIT_CODES, Stop
+from unflip.recipes.train_page import train_page
 from unflip.recipes.validate import Validator, check, rule
+from unflip.report.page import write as write_page
 from unflip.runs import DataConfig, RunConfig, collect, from_yaml, leaves, to_yaml, validate
 from unflip.tensors import load_exactly, read_tensors
 from unflip.types import Batch
@@ -83,10 +85,10 @@ def _anywhere(config: RunConfig) -> RunConfig:
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
     """Train ``config`` into the run folder ``out``, and return it.
 
-    Writes config.yaml, log.jsonl, samples/, checkpoints/ and model/. A run that validates writes validation.jsonl as well, and takes for
-    model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those
-    that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be the same. ``say``
-    receives a line of news now and then.
+    Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html. A run that validates writes validation.jsonl as well,
+    and takes for model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in
+    last/, and those that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be
+    the same. ``say`` receives a line of news now and then.
 
     Raises:
         UserError: something in the data, the configuration or ``out`` is wrong; found before training wherever possible.
@@ -122,6 +124,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
         if not models.complete():  # killed just before
             models.save()
         models.prune()
+        if not (out / "report.html").is_file():
+            _report(out, config, models)
         for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
             say(line)
         return out
@@ -166,9 +170,16 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
                 models.prune()
     if stop.signal is not None and training.seen < config.budget:
         raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", EXIT_CODES[stop.signal])
+    _report(out, config, models)
+    say(f"{out / 'report.html'}: how it went")
     for line in models.outcome():
         say(line)
     return out
+
+
+def _report(out: Path, config: RunConfig, models: Models) -> None:
+    chosen = models.choice.chosen.seen if models.points else None
+    write_page(train_page(out, config, models.description(), chosen), out / "report.html")
 
 
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:

@@ -1,0 +1,57 @@
+"""The report of a training run: how it went, what the last translations look like, and all that it takes to run it again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from unflip.data.images import read_rgb
+from unflip.engine.record import LOG, VALIDATION, lines_until
+from unflip.modelfolder import NUMBERS, ModelConfig, shown
+from unflip.report.blocks import Block, Columns, Fact, Facts, Folded, Made, Notes, Section
+from unflip.report.curves import Curves
+from unflip.report.evaluation import validation_section
+from unflip.report.page import Page
+from unflip.report.pictures import Picture, Row
+from unflip.runs import RunConfig, to_yaml
+
+RATES = ("lr", "images_per_second")
+"""Of the log: what is no part of a loss."""
+
+
+def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | None) -> Page:
+    """The page of the run folder ``out``; ``chosen``: the images seen by the checkpoint that validation chose."""
+    log, validation = _read(out / LOG), _read(out / VALIDATION)
+    facts = model.provenance
+    parts = sorted({name for line in log for name in line} - {"seen", *RATES})
+    numbers = next((point for point in validation if point["seen"] == chosen), {})
+    measured = [(key, name[0].upper() + name[1:]) for key, name in NUMBERS.items() if key != "seen" and numbers.get(key) is not None]
+    blocks: list[Block] = [
+        Facts(
+            [
+                Fact("Images seen", f"{facts['images_seen']:,}", f"of {config.budget:,}", "source images, as often as shown"),
+                *(Fact(name, shown(numbers[key]), "", "of the chosen checkpoint") for key, name in measured),
+            ]
+        ),
+        Notes("Mind this", facts.get("remarks", [])),
+    ]
+    if validation:
+        blocks.append(validation_section(validation, chosen))
+    samples = sorted((out / "samples").glob("*.png"))
+    if samples:
+        rows = "above source images, below their translations" + ("; then the other direction" if config.sides == 2 else "")
+        blocks.append(Section("The last samples", [Row(f"after {int(samples[-1].stem):,} images", [Picture(rows, read_rgb(samples[-1]))])]))
+    curves = [Curves(name.replace("_", " "), {name: [(line["seen"], line.get(name)) for line in log]}) for name in parts]
+    speed = [Curves(name.replace("_", " "), {name: [(line["seen"], line.get(name)) for line in log]}) for name in RATES]
+    note = "Every part of the losses before its weight, averaged between two logs. Adversarial parts that stay even are a game in balance."
+    blocks.append(Section("Losses", [Columns(curves), Folded("learning rate and speed", [Columns(speed)])], note))
+    made = [(name.replace("_", " "), str(value)) for name, value in facts.items() if name not in ("validation", "remarks")]
+    blocks.append(Section("How it was made", [Made([*made, ("config.yaml", to_yaml(config))])]))
+    lead = f"{config.method}, from {config.data.source} to {config.data.target}, crops of {config.size} pixels, seed {config.seed}."
+    return Page(f"Training {out.name}", lead, blocks)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines_until(path, math.inf) if line]
