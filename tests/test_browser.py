@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unflip.report.blocks import Cell, Columns, Made, Notes, Section, Table, Text, Verdict
+from unflip.report.blocks import Cell, Columns, Fact, Facts, Folded, Key, Made, Notes, Section, Table, Text, Verdict
 from unflip.report.charts import Bar, Bars, Matrix
 from unflip.report.curves import Curves
+from unflip.report.links import Links
 from unflip.report.numbers import Amount
 from unflip.report.page import Page, write
 from unflip.report.pictures import Comparison, Picture, Row
@@ -48,6 +49,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blocks = [
         Verdict("question", "headline", "text", "bad"),
         Notes("Mind this", [LONG]),
+        Facts([Fact(LONG, "31.2 %", "30 to 32", LONG, "bad"), *[Fact("name", "1")] * 6]),
+        Key({LONG: (255, 0, 0), **{f"class{i}": (i, i, i) for i in range(30)}}),
+        Folded(LONG, [Text(["folded"]), Row("folded", [Picture("folded", RED)])]),
+        Links([(LONG, "elsewhere/report.html")] * 3),
         Section(
             LONG,
             [

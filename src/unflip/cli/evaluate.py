@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ def evaluate(
         name, _, value = text.partition("=")
         try:
             bars[name.strip()] = float(value)
+            if not math.isfinite(bars[name.strip()]):  # whatever is compared with NaN holds
+                raise ValueError
         except ValueError:
             raise UserError(f"--require {text}: expected METRIC=VALUE, such as mean_iou=0.3") from None
     result = run(

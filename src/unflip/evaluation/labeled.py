@@ -54,10 +54,14 @@ def find_labeled(images: Path, labels: Path, classes: Classes, progress: bool = 
 def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
     """The image of every image of ``like``, by its path below the folder, less the ending.
 
-    Raises ``UserError`` where one has none, or one of another size.
+    Raises ``UserError`` where one has none, two, or one of another size.
     """
     paths = find_images(images)
-    found = {name.with_suffix(""): path for name, path in zip(relative_names(paths, images), paths, strict=True)}
+    found: dict[Path, Path] = {}
+    for name, path in zip(relative_names(paths, images), paths, strict=True):
+        other = found.setdefault(name.with_suffix(""), path)
+        if other is not path:
+            raise UserError(f"two {what} images for one translation, {other} and {path}; remove one of them")
     missing = [name for name in like.names if name.with_suffix("") not in found]
     if missing:
         first = f"{missing[0]}, {images}"

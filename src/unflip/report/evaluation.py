@@ -182,9 +182,11 @@ def _reference(metrics: Mapping[str, Any]) -> Section | None:
     if not reference:
         return None
     within = Fact.of(
-        f"Within {reference['delta']}", Amount.of(reference["within"]), percent, "pixels whose color differs by no more, of 255"
+        f"Within {reference['delta']}", Amount.of(reference["within"]), percent, "pixels whose channels all differ by less, of 255"
     )
-    rmse = Fact.of("RMSE", Amount.of(reference["rmse"]), number, "root mean square difference of the colors, of 255")
+    rmse = Fact.of(
+        "RMSE", Amount.of(reference["rmse"]), number, "root of the mean squared distance of two colors; black and white are 441.7 apart"
+    )
     return Section("Against the reference", [Facts([within, rmse])], "Compared pixel by pixel with images of the same scenes.")
 
 
