@@ -90,7 +90,7 @@ def main() -> None:
         for arm in (f"{side}:{method}" for method in checkouts for side in ("published", "unflip")):
             done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", arm], capture_output=True, text=True, check=False)
             if done.returncode:
-                sys.exit(f"{arm}: {done.stderr.strip().splitlines()[-1]}")
+                sys.exit(f"{arm}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
             found.setdefault(arm, []).append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {i + 1}, {arm}: {found[arm][-1]['seconds']:.2f} s", file=sys.stderr)
     medians = {arm: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for arm, runs in found.items()}

@@ -33,8 +33,8 @@ from unflip.methods.passes import FORWARD
 from unflip.networks import ResnetConfig
 
 
-def prepare(root: Path, checkout: Path, photos: Path, count: int) -> None:
-    """Photos, and one network in the forms of both sides."""
+def prepare(root: Path, checkout: Path, photos: Path, count: int) -> int:
+    """Photos, and one network in the forms of both sides; how many photos there are."""
     from parity import copy_weights, scatter
 
     for name, images in (("one", find_images(photos)[:1]), ("all", find_images(photos)[:count])):
@@ -56,6 +56,7 @@ def prepare(root: Path, checkout: Path, photos: Path, count: int) -> None:
     for name in ("F", "D"):
         torch.save({}, root / f"checkpoints/speed/latest_net_{name}.pth")
     modelfolder.save(root / "model", modelfolder.ModelConfig(generator=ResnetConfig()), nn.ModuleDict({FORWARD: ours}), None)
+    return len(list((root / "all/testA").iterdir()))
 
 
 def commands(root: Path, name: str, out: Path) -> dict[str, list[str]]:
@@ -109,7 +110,7 @@ def main() -> None:
     checkout = asked.cut.resolve()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        prepare(root, checkout, asked.photos, asked.count)
+        count = prepare(root, checkout, asked.photos, asked.count)
         times: dict[str, list[float]] = {"published": [], "unflip": []}
         for i in range(asked.rounds):
             for side in times:
@@ -118,13 +119,13 @@ def main() -> None:
                     out = root / f"{side}_{name}_{i}"
                     where = checkout if side == "published" else root
                     found.append(timed(commands(root, name, out)[side], where))
-                times[side].append((found[1] - found[0]) / (asked.count - 1))
+                times[side].append((found[1] - found[0]) / (count - 1))
                 print(f"round {i + 1}, {side}: {times[side][-1]:.3f} s an image", file=sys.stderr)
         largest, mean = difference(root, root / "published_all_0/speed/test_latest/images/fake_B", root / "unflip_all_0")
     theirs, mine = (statistics.median(times[side]) for side in ("published", "unflip"))
     print("| published, s an image | unflip, s an image | images/s, ratio | largest difference, of 255 | mean |\n|---|---|---|---|---|")
     print(f"| {theirs:.3f} | {mine:.3f} | {theirs / mine:.2f} | {largest} | {mean:.4f} |")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {asked.count} photos, {asked.rounds} rounds")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {count} photos, {asked.rounds} rounds")
 
 
 if __name__ == "__main__":

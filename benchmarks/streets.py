@@ -7,15 +7,22 @@ have fewer trees, so that taking trees for buildings and buildings for trees mat
 instead, and no exchange of classes matches. All methods get the same small networks, rate and budget. Translations of held-out renders are
 read by a segmenter that was trained on photos of yet other streets, with their labels.
 
-Prints a table in Markdown; DIR/MIX/compare/report.html shows the images. Called again, it goes on where it stopped.
+Prints a table in Markdown; DIR/MIX/compare/report.html shows the images. Called again, it goes on where it stopped. ``--draw FILE`` puts
+scenes of a comparison (``--name``, also one that ``unflip compare --run`` made) side by side: source, photo of the same scene, translations
+of every method's first run.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+import numpy as np
+
 from unflip.data import streets
+from unflip.data.images import read_rgb, write
+from unflip.errors import Interrupted, UserError
 from unflip.recipes.compare import compare
 from unflip.recipes.evaluate import evaluate
 from unflip.recipes.segmenter import segmenter
@@ -60,8 +67,28 @@ def settings(methods: list[str]) -> list[str]:
     return [*EVERY, *some, *(f"{method}:{setting}" for method in methods for setting in OWN.get(method, ()))]
 
 
+def draw(data: Path, comparison: Path, file: Path, rows: int = 6) -> None:
+    """Evenly spaced test scenes, a row each, enlarged twice."""
+    found = [sorted(method.glob("*/translated")) for method in sorted(comparison.iterdir())]
+    runs = [each[0].parent for each in found if each]
+    columns = [data / "test/source", data / "test/photos", *(run / "translated" for run in runs)]
+    names = sorted(path.name for path in columns[0].glob("*.png"))
+    picked = [names[i * len(names) // rows] for i in range(rows)]
+    grid = np.concatenate([np.concatenate([read_rgb(folder / name) for folder in columns], axis=1) for name in picked])
+    write(file, grid.repeat(2, 0).repeat(2, 1))
+    print(f"{file}: source, photo, {', '.join(run.parent.name for run in runs)}")
+
+
 def main() -> None:
-    """The study."""
+    """The study; what stops it is one line."""
+    try:
+        study()
+    except (UserError, Interrupted) as stopped:
+        sys.exit(str(stopped))
+
+
+def study() -> None:
+    """Make what is not there, train, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mix", choices=MIXES, default="urban")
@@ -71,8 +98,12 @@ def main() -> None:
     parser.add_argument("--name", default="compare", help="of the folder, for several studies of one mixture")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD:KEY=VALUE")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="draw a comparison that is there, and do nothing else")
     asked = parser.parse_args()
     data = make(asked.out, asked.mix)
+    if asked.draw:
+        draw(data, data / asked.name, asked.draw)
+        return
     judge = asked.out / "segmenter"
     if not judge.is_dir():
         images, labels, classes = (asked.out / "judge" / name for name in ("images", "labels", "classes.json"))

@@ -28,6 +28,9 @@ def test_a_small_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = json.loads((out / "evaluation/metrics.json").read_text())
     assert metrics["images"] == 3 and metrics["flips"]["matrix"] is not None and metrics["realism"]["target_images"] == 6
     assert json.loads((out / "audit/audit.json").read_text())["shares"] is not None
+    assert {path.name for path in (out / "translated_trust").iterdir()} == {path.name for path in (out / "translated").glob("*.png")}
+    assert any(line.startswith("least trusted") for line in said) and "trust map, made without labels" in html
+    assert metrics["made"]["translated_by"]["method"] == "srunit" and metrics["made"]["translated_by"]["images_seen"] == 4
     assert any("mean iou" in line for line in said)
     assert "Did anything flip?" in html and "do the domains match?" in html
     links = re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]+)\"", html)

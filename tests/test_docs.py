@@ -38,3 +38,15 @@ def test_every_method_has_its_page() -> None:
     listed = re.findall(r"^\| \[(\w+)\]\(([\w.]+)\)", (PAGES / "README.md").read_text(), flags=re.MULTILINE)
     assert [name for name, _ in listed] == list(METHODS)
     assert all((PAGES / page).is_file() for _, page in listed)
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("page", sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")))
+def test_a_page_is_finished_and_leads_somewhere(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    left = re.findall(r"\bTODO\b|\bTBD\b|\bXXX\b|^[A-Z]+(?:_[A-Z]+)+$", text, flags=re.MULTILINE)
+    assert not left, "something is to be filled in"
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert link.startswith("https://") or (DOCS / page).parent.joinpath(link).exists(), link

@@ -183,7 +183,7 @@ def finished(domains: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 def test_the_run_folder_holds_what_it_promises(finished: Path) -> None:
     files = {path for path in tree(finished) if not path.startswith("tensorboard/")}
     assert files == {
-        *("config.yaml", "log.jsonl", "tensorboard"),
+        *("config.yaml", "log.jsonl", "report.html", "tensorboard"),
         *("samples", "samples/000000003.png", "samples/000000006.png", "samples/000000008.png"),
         *("checkpoints", "checkpoints/latest"),
         *(f"checkpoints/{name}{file}" for name in ("000000006", "000000008") for file in ("", "/state.json", "/state.safetensors")),
@@ -284,7 +284,7 @@ def test_the_model_folder_is_the_moving_average_and_says_where_it_is_from(finish
 
 
 def test_nothing_that_a_run_writes_is_a_pickle(finished: Path) -> None:
-    known = {".yaml", ".jsonl", ".json", ".png", ".safetensors", ".md", ""}
+    known = {".yaml", ".jsonl", ".json", ".png", ".safetensors", ".md", ".html", ""}
     assert {Path(name).suffix for name in tree(finished) if not name.startswith("tensorboard/")} <= known
 
 
@@ -693,7 +693,7 @@ def test_init_without_a_projector_says_so(config: Callable[..., RunConfig], fini
     (model / "projector.safetensors").unlink()
     said: list[str] = []
     train(config("srunit", *SELDOM, budget=1, init=model), tmp_path / "run", progress=False, say=said.append)
-    assert len(said) == 2 and "has no projector: the run starts with a new one" in said[0]
+    assert len(said) == 3 and "has no projector: the run starts with a new one" in said[0]
 
 
 def test_the_average_starts_from_the_other_runs_weights_too(

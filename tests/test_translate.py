@@ -402,7 +402,7 @@ def test_a_folder_keeps_names_sizes_and_endings(translator: Translator, folder: 
     assert sorted(line["file"] for line in lines) == sorted(expected)
     digest = sha256(translator.folder / "model.safetensors")
     for line in lines:
-        assert set(line) == {"file", "source", "model", "status", "size", "seconds"}
+        assert set(line) == {"file", "source", "model", "by", "status", "size", "seconds"}
         assert line["status"] == "done" and line["model"] == f"{digest}:forward" and line["seconds"] >= 0
         assert Path(line["source"]) == folder / line["file"]
         with Image.open(folder / line["file"]) as source:
@@ -818,3 +818,15 @@ def test_a_saved_model_is_what_is_loaded(models: Callable[..., Path], tmp_path: 
     modelfolder.save(tmp_path / "again", model.config, nn.ModuleDict(model.generators), None)
     assert tree(tmp_path / "again") == tree(models(sides=2))
     assert not any(generator.training for generator in model.generators.values())
+
+
+def test_a_batch_on_a_cpu_is_translated_as_its_images_are(models: Callable[..., Path]) -> None:
+    translator = unflip.load(models(), device="cpu")
+    batch = torch.stack([torch.from_numpy(picture(seed=seed)).permute(2, 0, 1) for seed in range(3)])
+    together = translator(batch)
+    assert translator.one_by_one and together.shape == batch.shape
+    for image, translation in zip(batch, together, strict=True):
+        assert torch.equal(translator(image), translation)
+    plain = Translator(modelfolder.load(models(), "cpu"), torch.device("cpu"))
+    assert not plain.one_by_one, "a network that is trained on keeps its layout"
+    assert (plain(batch).int() - together.int()).abs().max() <= 1

@@ -32,7 +32,7 @@ from unflip.engine.record import Record
 from unflip.engine.trainer import Moment
 from unflip.errors import Interrupted, UserError
 from unflip.inference.folders import translate_folder
-from unflip.inference.translator import Translator, load
+from unflip.inference.translator import Translator
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.recipes import models
 from unflip.recipes.models import Models
@@ -270,7 +270,7 @@ def test_the_report_has_the_curves(config: Build, finished: Path, tmp_path: Path
 
 def test_the_numbers_are_those_of_what_translate_writes(world: Path, finished: Path, tmp_path: Path) -> None:
     """The last weights, through files, with metrics computed here by hand."""
-    translate_folder(load(finished / "last", device="cpu"), world / "val/source", tmp_path, progress=False)
+    translate_folder(Translator(modelfolder.load(finished / "last"), torch.device("cpu")), world / "val/source", tmp_path, progress=False)
     network = SegmenterConfig(width=4, halvings=2).build(4, torch.Generator())
     network.load_state_dict(load_file(world / "segmenter/model.safetensors"))
 

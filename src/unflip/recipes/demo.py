@@ -12,7 +12,7 @@ from unflip.data.images import read_rgb
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import mean_iou, pixel_accuracy
 from unflip.files import make_folder
-from unflip.inference.folders import translate_folder
+from unflip.inference.folders import translate_folder, trust_folder
 from unflip.inference.translator import load
 from unflip.recipes.audit import audit
 from unflip.recipes.evaluate import evaluate
@@ -97,7 +97,9 @@ def demo(out: Path, say: Callable[[str], None] = print, budget: int = 1_800) -> 
         raise Interrupted(f"stopped; remove {out} before the next demo", stopped.exit_code) from None
 
     say("translating scenes that the network has not seen")
-    translate_folder(load(run, device="cpu"), out / "test/source", out / "translated")
+    translated = translate_folder(load(run, device="cpu"), out / "test/source", out / "translated", trust=True)
+    least = min(translated.trust, key=translated.trust.__getitem__)
+    say(f"least trusted, as trust maps say without labels: {least}")
     clock.lap("translation")
     say("did anything flip?")
     result = evaluate(
@@ -139,6 +141,7 @@ def demo(out: Path, say: Callable[[str], None] = print, budget: int = 1_800) -> 
             ("segmenter", f"{judge} on photos that it has not seen"),
             ("train", f"unflip train --config {out}/run/config.yaml --out AGAIN"),
             ("translate", f"unflip translate {out}/run {out}/test/source --out AGAIN --trust"),
+            ("trust maps", f"in {trust_folder(out / 'translated')}; the least trusted image is {least}"),
             ("times", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.times.items())),
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +27,12 @@ from unflip.evaluation.labeled import Labeled, find_labeled, same_names
 from unflip.evaluation.lpips import Lpips
 from unflip.evaluation.maps import map_metrics
 from unflip.evaluation.metrics import flip_metrics
-from unflip.evaluation.pictures import colored, flips
+from unflip.evaluation.pictures import colored, doubted, flips
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import realism, small_sample
 from unflip.files import disk_errors, undone_on_failure, write_json
+from unflip.inference.folders import MANIFEST
+from unflip.inference.trust import trust_map
 from unflip.progress import Bar
 from unflip.report.evaluation import Case, evaluation_page
 from unflip.report.page import write as write_page
@@ -123,11 +126,13 @@ def evaluate(
 
     found = find_labeled(Path(translated), Path(labels), reader.classes, progress, "translations")
     if len(found) < 2:
-        raise UserError(f"one image only, {translated}; intervals need at least two")
+        raise UserError(f"one image only, {translated}; intervals need several")
     paths = [image.path for image in found.images]
     sources = same_names(Path(source), found, "source") if source else None
     references = same_names(Path(reference), found, "reference") if reference else None
     wanted = [image.path for image in survey(find_images(Path(target)))] if target else []
+    if target and len(wanted) < 2:
+        raise UserError(f"one target image only, {target}, and realism compares sets; give more, or leave the target out")
 
     real = reader.held_out
     if real_images and real_labels:
@@ -158,7 +163,9 @@ def evaluate(
         for name, rate in zip(found.names, reading.flipped, strict=True)
     ]
     metrics["warnings"] = warnings
-    metrics["made"] = {"command": command, **made(), "translated": str(translated), "labels": str(labels), "target": target and str(target)}
+    given = {"translated": translated, "labels": labels, "segmenter": segmenter, "source": source, "target": target, "reference": reference}
+    metrics["made"] = {"command": command, **made(), **{name: path and str(path) for name, path in given.items()}}
+    metrics["made"] |= {"features": features if target else None, "translated_by": _translated_by(Path(translated))}
     cases = _cases(found, reader, reading, sources)
     with undone_on_failure(out):
         write_json(out / "metrics.json", metrics)
@@ -177,6 +184,16 @@ def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
         if isinstance(part.get(name), dict):
             return part[name]["value"]
     return None
+
+
+def _translated_by(folder: Path) -> dict[str, Any] | None:
+    """The model of the translations, as their manifest has it; None where they have none."""
+    try:
+        with open(folder / MANIFEST, encoding="utf-8") as manifest:
+            line = json.loads(manifest.readline())
+        return {"model": line["model"], **line.get("by", {})}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _said(name: str, figure: Mapping[str, Any] | None) -> str:
@@ -198,15 +215,17 @@ def _cases(found: Labeled, reader: Reader, reading: Reading, sources: list[Path]
     for i in worst.tolist():
         image, labels = read_rgb(found.images[i].path), found.ids(i)
         read = reader(image)
+        source = read_rgb(sources[i]) if sources else None
         cases.append(
             Case(
                 name=found.names[i].as_posix(),
                 flip_rate=reading.flipped[i],
-                source=read_rgb(sources[i]) if sources else None,
+                source=source,
                 translation=image,
                 label=colored(labels, reader.classes),
                 reading=colored(read, reader.classes),
                 flips=flips(image, labels, read, reader.classes),
+                more={} if source is None else {"trust map, made without labels": doubted(image, trust_map(source, image))},
             )
         )
     return cases
