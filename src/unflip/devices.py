@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from unflip.errors import UserError
 
@@ -25,6 +27,16 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "bf16" and not supported:
         raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")
     return "bf16" if supported and precision != "32" else "32"
+
+
+def processes() -> tuple[int, int]:
+    """How many processes train together on this machine, and on how many machines."""
+    if dist.is_available() and dist.is_torchelastic_launched():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of a job step, which srun starts; a plain batch script is one process
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    return tasks // nodes, nodes
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -17,6 +17,14 @@ class MissingExtra(UserError):
         super().__init__(f"{package} is not installed; run: pip install 'unflip[{extra}]'")
 
 
+class SaidElsewhere(UserError):
+    """What the first process of a training says for all of them; the others end with the same exit code, and say nothing."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Interrupted(Exception):
     """A run was stopped by a signal, after it saved. ``exit_code`` is 128 + the signal's number."""
 

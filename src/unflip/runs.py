@@ -88,6 +88,9 @@ class RunConfig(Recipe):
     """Of the training crops, in pixels: 256 for squares, or 512x256 (width first)."""
     budget: PositiveInt
     batch: PositiveInt = 1
+    """Images per step, of all processes together: so a run is the same on any number of devices."""
+    accumulate: PositiveInt = 1
+    """In how many pieces each process plays its portion of a batch, one after the other: less memory, the same gradients."""
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"

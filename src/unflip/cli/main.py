@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
 import typer
 
 from unflip.cli import audit, bench, compare, demo, evaluate, methods, segmenter, train, translate
-from unflip.errors import Interrupted, UserError
+from unflip.errors import Interrupted, SaidElsewhere, UserError
 
 app = typer.Typer(
     name="unflip",
@@ -40,6 +41,11 @@ def main(context: typer.Context, version: bool = typer.Option(False, "--version"
         typer.echo(unflip.__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    elif context.invoked_subcommand != "train" and {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():
+        from unflip.devices import processes
+
+        if processes() != (1, 1):
+            raise UserError("only `unflip train` works with several processes; start this without torchrun or srun")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -53,6 +59,8 @@ def run(argv: list[str] | None = None) -> int:
         if code == 130:  # Typer's word for Ctrl-C
             print("interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
+    except SaidElsewhere as error:
+        return error.exit_code
     except UserError as error:
         return _fail(str(error))
     except Interrupted as stopped:

@@ -109,15 +109,27 @@ class Pairs(Dataset[Item]):
         return (crop.flip(2) if flipped else crop).contiguous()
 
 
-def loader(pairs: Pairs, *, first: int, batch: int, workers: int, pin_memory: bool = False, prefetch: int = 2) -> Iterator[Batch]:
+def loader(
+    pairs: Pairs,
+    *,
+    first: int,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    ranks: int = 1,
+    pin_memory: bool = False,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
     """Batches of ``pairs`` from item ``first`` to the end, uint8 ``(N, 3, height, width)``; the last one may be short.
 
+    Of ``ranks`` processes that share each batch of ``batch`` images, number ``rank`` gets the :func:`portion` that is its. One that has
+    none of a short last batch gets an image of another all the same, so that it takes part in the step.
     The same bits for any number of ``workers`` and any ``first``. The workers live until the iterator is used up, closed or dropped.
     Raises ``UserError``, also for what goes wrong in a worker.
     """
     batches: DataLoader[Any] = DataLoader(
         _Guarded(pairs),
-        batch_sampler=_InOrder(first, len(pairs), batch),
+        batch_sampler=_InOrder(first, len(pairs), batch, rank, ranks),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
@@ -126,6 +138,11 @@ def loader(pairs: Pairs, *, first: int, batch: int, workers: int, pin_memory: bo
         prefetch_factor=prefetch if workers else None,
     )
     return _unguarded(batches, batch)
+
+
+def portion(count: int, part: int, parts: int) -> range:
+    """Which of ``count`` things fall to number ``part`` of ``parts``: all fall to one, in order, and none gets two more than another."""
+    return range(part * count // parts, (part + 1) * count // parts)
 
 
 def _unguarded(batches: DataLoader[Any], size: int) -> Iterator[Batch]:
@@ -149,14 +166,16 @@ class _Guarded(Dataset[tuple[int, Item] | str]):
 
 
 class _InOrder(Sampler[list[int]]):
-    """The numbers ``first`` to ``end`` - 1, ``batch`` at a time."""
+    """The numbers ``first`` to ``end`` - 1, ``batch`` at a time, of which process ``rank`` of ``ranks`` gets its portion."""
 
-    def __init__(self, first: int, end: int, batch: int) -> None:
-        self.first, self.end, self.batch = first, end, batch
+    def __init__(self, first: int, end: int, batch: int, rank: int, ranks: int) -> None:
+        self.first, self.end, self.batch, self.rank, self.ranks = first, end, batch, rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(self.first, self.end, self.batch):
-            yield list(range(start, min(start + self.batch, self.end)))
+            whole = range(start, min(start + self.batch, self.end))
+            mine = portion(len(whole), self.rank, self.ranks)
+            yield list(whole[mine.start : mine.stop]) or [whole[min(mine.start, len(whole) - 1)]]
 
     def __len__(self) -> int:
         return len(range(self.first, self.end, self.batch))

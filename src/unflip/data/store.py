@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unflip.devices import processes
 from unflip.errors import UserError
 
 
@@ -58,7 +59,10 @@ class Store:
 
 
 def _fits(total: int, shared: bool) -> bool:
-    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training."""
+    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training.
+
+    Every process of a training on this machine keeps images of its own."""
+    total *= processes()[0]
     return total <= _available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
 
 

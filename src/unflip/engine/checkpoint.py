@@ -19,10 +19,16 @@ STATE, META, LATEST = "state.safetensors", "state.json", "latest"
 
 
 def save(folder: Path, training: Training) -> None:
-    """Write ``folder/<images seen>/``, point ``folder/latest`` at it, and keep it and those before it, ``keep`` in all."""
+    """Write ``folder/<images seen>/``, point ``folder/latest`` at it, and keep it and those before it, ``keep`` in all.
+
+    Called by all processes of a training; the first writes, with the image pools of all.
+    """
+    pools = training.team.gather({side: [image.cpu() for image in pool.images] for side, pool in training.pools.items()})
+    if not training.team.leads:
+        return
     name = f"{training.seen:09d}"
     with whole_folder(folder / name) as temporary:
-        write_tensors(temporary / STATE, _tensors(training))
+        write_tensors(temporary / STATE, _tensors(training) | _pooled(pools))
         write_json(temporary / META, {"format": 1, "seen": training.seen, "images": training.images, "sha256": sha256(temporary / STATE)})
     write_bytes(folder / LATEST, name.encode())
     found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
@@ -59,7 +65,8 @@ def restore(folder: Path, training: Training) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for side, pool in training.pools.items():
         images = part(f"pool/{side}/")
-        pool.images = [images[key].to(training.fabric.device) for key in sorted(images, key=int)]
+        mine = [key for key in sorted(images, key=int) if int(key) % training.team.size == training.team.rank][: pool.size]
+        pool.images = [images[key].to(training.fabric.device) for key in mine]
     training.seen = seen
 
 
@@ -80,6 +87,14 @@ def _tensors(training: Training) -> dict[str, Any]:
     for name, optimizer in training.optimizers.items():
         for index, fields in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}_optimizer/{index}/{field}": value for field, value in fields.items()}
-    for side, pool in training.pools.items():
-        tensors |= {f"pool/{side}/{i}": image for i, image in enumerate(pool.images)}
     return tensors
+
+
+def _pooled(pools: list[dict[str, list[Tensor]]]) -> dict[str, Tensor]:
+    """The pools of all processes; image i of process r has the number i * processes + r."""
+    return {
+        f"pool/{side}/{i * len(pools) + rank}": image
+        for rank, mine in enumerate(pools)
+        for side, images in mine.items()
+        for i, image in enumerate(images)
+    }

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 
-from unflip.devices import choose_device, choose_precision
+from unflip.devices import choose_device, choose_precision, processes
+from unflip.errors import UserError
 
 
-def launch(device: str, precision: str) -> Fabric:
-    """A Fabric on one device. bf16 is autocast: weights and optimizer stay in float32."""
+def launch(device: str, precision: str, *, many: bool = False, idles: bool = True) -> Fabric:
+    """A Fabric on one device, or with ``many`` on one for each process that torchrun or srun started; each calls this.
+
+    bf16 is autocast: weights and optimizer stay in float32. ``idles``: some parameters may have no gradient in a step, as where a term is
+    off, or a tap was not drawn; several processes must then find out which.
+    """
     chosen = choose_device(device)
     mode: Any = "bf16-mixed" if choose_precision(precision, chosen) == "bf16" else "32-true"
+    local, nodes = processes() if many else (1, 1)
+    if chosen.type == "cuda" and local > torch.cuda.device_count():
+        raise UserError(f"{local} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one for each GPU at most")
+    strategy: Any = DDPStrategy(find_unused_parameters=idles, broadcast_buffers=False) if local * nodes > 1 else "auto"
+    # alone, it is not to look for a cluster: a batch script's variables count tasks that it has not started
+    plugins: Any = None if local * nodes > 1 else [LightningEnvironment()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on other devices and interactive use, not ours to follow
-        fabric = Fabric(accelerator=chosen.type, devices=1, precision=mode)
+        fabric = Fabric(accelerator=chosen.type, devices=local, num_nodes=nodes, strategy=strategy, plugins=plugins, precision=mode)
+        talk = logging.getLogger("lightning_fabric")
+        level = talk.level
+        talk.setLevel(logging.WARNING)  # every process would say that it is there
         fabric.launch()
+        talk.setLevel(level)
     return fabric
 
 
@@ -31,4 +49,5 @@ def machine(fabric: Fabric) -> dict[str, Any]:
         "precision": str(fabric._precision.precision),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        **({"processes": fabric.world_size} if fabric.world_size > 1 else {}),
     }

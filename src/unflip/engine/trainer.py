@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from unflip.data.pairs import portion
 from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
+from unflip.engine.team import Team
 from unflip.errors import UserError
 from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.runs import RunConfig
 from unflip.schedules import constant_then_linear
 from unflip.types import Batch
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Training:
     optimizers: dict[str, torch.optim.Optimizer]
     ema: Ema
     pools: dict[str, ImagePool]
+    team: Team = field(default_factory=Team)
+    """The processes that train together; each has its portion of every batch, and pools of its own."""
     images: str = ""
     """A digest of which images the run draws from."""
     seen: int = 0
@@ -67,21 +75,19 @@ class Averages:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def refuse_non_finite(self, seen: int) -> None:
-        """Stop a run before it logs, draws or saves what is no number any more."""
-        for name, value in self.sums.items():
-            if not torch.isfinite(value):
+    def means(self, team: Team, seen: int) -> dict[str, float]:
+        """The means so far, over all processes. Refuses what is no number any more, before a run logs, draws or saves it."""
+        means = team.means({name: float(value) / self.counts[name] for name, value in self.sums.items()})
+        for name, value in means.items():
+            if not math.isfinite(value):
                 raise UserError(f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight")
-
-    def read(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
-        self.sums, self.counts = {}, {}
         return means
 
 
-def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric) -> Training:
+def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team: Team | None = None) -> Training:
     """Freshly drawn networks and their optimizers, on the device of ``fabric``."""
+    team = team or Team()
+    pool = max(1, config.pool // team.size) if config.pool else 0
     generator = GeneratorPlayer(config, channels, config.seed)
     discriminator = DiscriminatorPlayer(config, channels, config.seed)
     ema = Ema(generator.generators, config.ema.half_life, config.ema.share)
@@ -93,7 +99,8 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric) -> Tr
         discriminator,
         optimizers={},
         ema=ema,
-        pools={side: ImagePool(config.pool, config.seed, side) for side in discriminator.networks},
+        pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
+        team=team,
     )
     for name, player in (("generator", generator), ("discriminator", discriminator)):
         optimizer = torch.optim.Adam(
@@ -107,65 +114,126 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric) -> Tr
 def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[[], bool] = lambda: False) -> Iterator[Moment]:
     """Play every batch; yield after those after which something is due. ``batches`` continue where ``training.seen`` stands.
 
-    Where ``asked_to_stop`` says so, the next moment has a checkpoint and "stop" due, and is the last.
+    Where ``asked_to_stop`` says so, in any process, the next moment has a checkpoint and "stop" due, and is the last. All processes have
+    the same moments. Raises ``UserError`` in all where a batch raised it in one.
     """
-    config = training.config
+    config, team = training.config, training.team
     every = {"log": config.log_every, "sample": config.sample_every, "checkpoint": config.checkpoint_every}
     if config.validates:
         every["validate"] = config.validate_every
     averages = Averages()
     clock, counted = time.monotonic(), training.seen
-    for batch in batches:
+    coming = iter(batches)
+    while batch := _next(coming, team):
+        stopping = team.agree(asked_to_stop())
         before = training.seen
-        parts, rate = play(training, batch)
+        with team.noticing():
+            parts, rate = play(training, batch)
         averages.add(parts)
         due = {name for name, interval in every.items() if training.seen // interval > before // interval}
         if training.seen >= config.budget:
             due |= {*every, "end"}
-        elif asked_to_stop():
+        elif stopping or (team.size == 1 and asked_to_stop()):
             due |= {"log", "checkpoint", "stop"}
         if not due:
             continue
-        averages.refuse_non_finite(training.seen)
-        means = averages.read() if "log" in due else {}
+        means = averages.means(team, training.seen)
+        if "log" in due:
+            averages = Averages()
         speed = (training.seen - counted) / max(time.monotonic() - clock, 1e-9)
-        yield Moment(training.seen, frozenset(due), means, rate, speed)
+        yield Moment(training.seen, frozenset(due), means if "log" in due else {}, rate, speed)
         clock, counted = time.monotonic(), training.seen
         if "stop" in due:
             return
 
 
+def _next(batches: Iterator[Batch], team: Team) -> Batch | None:
+    try:
+        return next(batches, None)
+    except UserError as error:
+        team.fail(error)
+        raise
+
+
 def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
-    """One step of both players: generators first, then the discriminators on the detached translations."""
-    config, fabric = training.config, training.fabric
-    progress = batch.first / config.budget
-    share = constant_then_linear(progress, config.optimizer.constant)
+    """One step of both players: generators first, then the discriminators on the detached translations.
+
+    ``batch`` is this process' portion of the step's images. It is played in ``accumulate`` pieces, whose gradients are added up.
+    """
+    config = training.config
+    start = batch.step * config.batch
+    whole = min(config.batch, config.budget - start)
+    progress = start / config.budget
+    rate = constant_then_linear(progress, config.optimizer.constant)
     for player, optimizer in training.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = share * config.optimizer.rate(player)
+            group["lr"] = rate * config.optimizer.rate(player)
 
-    source, target = (to_network(images.to(fabric.device, non_blocking=True)) for images in (batch.source, batch.target))
-    labels = None if batch.labels is None else to_ids(batch.labels.to(fabric.device, non_blocking=True))
-    batch = Batch(source, target, batch.first, batch.step, labels)
-    images = len(source)
     weights = active(config.terms, progress, batch.step)
-    draws = training.generator.draw(weights, batch, config.size, seed=config.seed, progress=progress)
-
     opponents = training.discriminator.frozen()
-    total, parts, shown = training.wrapped["generator"](batch, draws, weights, opponents)
-    _step(training, "generator", total)
+    pieces = [(_moved(training, piece), share) for piece, share in _pieces(batch, whole, training)]
+    parts: dict[str, Tensor] = {}
+    shown: list[dict[str, tuple[Tensor, Tensor]]] = []
+    for last, (piece, share) in _last(pieces):
+        draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
+        with _local(training, "generator", not last):
+            total, found, pairs = training.wrapped["generator"](piece, draws, weights, opponents)
+            training.fabric.backward(share * total)
+        _add(parts, found, share)
+        shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
+    _step(training, "generator")
 
-    shown = {view: (real, training.pools[view].query(fake, batch.first)) for view, (real, fake) in shown.items()}
-    total, judged = training.wrapped["discriminator"](shown)
-    _step(training, "discriminator", total)
+    for last, ((_, share), pairs) in _last(list(zip(pieces, shown, strict=True))):
+        with _local(training, "discriminator", not last):
+            total, found = training.wrapped["discriminator"](pairs)
+            training.fabric.backward(share * total)
+        _add(parts, found, share)
+    _step(training, "discriminator")
 
-    training.seen = batch.first + images
-    training.ema.update(training.generator.generators, training.seen, images)
-    return {**parts, **judged}, share * config.optimizer.lr
+    training.seen = start + whole
+    training.ema.update(training.generator.generators, training.seen, whole)
+    return parts, rate * config.optimizer.lr
 
 
-def _step(training: Training, player: str, total: Tensor) -> None:
+def _pieces(batch: Batch, whole: int, training: Training) -> Iterator[tuple[Batch, float]]:
+    """The pieces of this process' batch, and what their means count for: the mean over all processes and pieces is to be that over the
+    step's ``whole`` images. A process without a portion has one piece that counts for nothing."""
+    team, labels = training.team, batch.labels
+    mine = len(portion(whole, team.rank, team.size))
+    count = min(training.config.accumulate, len(batch.source))
+    for k in range(count):
+        part = portion(len(batch.source), k, count)
+        cut = slice(part.start, part.stop)
+        piece = Batch(batch.source[cut], batch.target[cut], batch.first + part.start, batch.step, None if labels is None else labels[cut])
+        yield piece, len(part) * team.size / whole if mine else 0.0
+
+
+def _moved(training: Training, batch: Batch) -> Batch:
+    """On the device, as the networks see it."""
+    device = training.fabric.device
+    source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
+    labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
+    return Batch(source, target, batch.first, batch.step, labels)
+
+
+def _last(items: list[T]) -> Iterator[tuple[bool, T]]:
+    """Every item, and whether it is the last."""
+    return ((i == len(items) - 1, item) for i, item in enumerate(items))
+
+
+def _local(training: Training, player: str, local: bool) -> AbstractContextManager[Any]:
+    """With ``local``, gradients stay in this process for now: they go to the others with those of the last piece."""
+    if training.team.size == 1:
+        return nullcontext()
+    return training.fabric.no_backward_sync(training.wrapped[player], enabled=local)
+
+
+def _add(parts: dict[str, Tensor], found: dict[str, Tensor], share: float) -> None:
+    for name, value in found.items():
+        parts[name] = parts[name] + share * value if name in parts else share * value
+
+
+def _step(training: Training, player: str) -> None:
     optimizer = training.wrapped[f"{player}_optimizer"]
-    optimizer.zero_grad(set_to_none=True)
-    training.fabric.backward(total)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

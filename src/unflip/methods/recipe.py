@@ -17,6 +17,7 @@ from pydantic import (
 
 from unflip.config import Config, by_kind, unknown, validated
 from unflip.losses import TERMS, Term
+from unflip.losses.nce import PatchNCE
 from unflip.methods.passes import Turn, View, views
 from unflip.networks import (
     DISCRIMINATORS,
@@ -71,6 +72,13 @@ class Recipe(Config):
     def views(self, size: Size, labels: bool = False) -> dict[str, View]:
         """What the method looks at, for crops of ``size``. ``labels``: of the source, are there."""
         return views(self.sides, self.turn, self.multiscale is not None, size, labels)
+
+    def idles(self) -> bool:
+        """Whether there are steps in which some of the generators' player's parameters have no gradient."""
+        on = [term for term in self.terms.values() if term.weight > 0]
+        steady = [term for term in on if term.start == 0 and term.every == 1]
+        projects = any(isinstance(term, PatchNCE) for term in steady)  # at every tap
+        return (self.projector is not None and not projects) or any(type(t).build is not Term.build for t in on if t not in steady)
 
     def _without(self, missing: frozenset[str]) -> str:
         if "turned" in missing:

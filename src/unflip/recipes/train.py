@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from unflip import modelfolder
-from unflip.data.folders import Entry, find_images, same_folder, survey
-from unflip.data.labels import Labels, match_labels, survey_labels
-from unflip.data.pairs import Images, Pairs, loader
-from unflip.data.transforms import to_network
+from unflip.data.folders import find_images
+from unflip.data.pairs import loader
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.record import Record
 from unflip.engine.samples import draw_samples
-from unflip.engine.trainer import Training, assemble
+from unflip.engine.team import Team
 from unflip.engine.trainer import train as training_loop
-from unflip.errors import Interrupted, UserError
-from unflip.files import disk_errors, make_folder, undone_on_failure, write_bytes
+from unflip.errors import Interrupted, SaidElsewhere, UserError
+from unflip.files import make_folder, undone_on_failure, write_bytes
 from unflip.inference.translator import Translator
-from unflip.losses import Term
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
-from unflip.methods.passes import FORWARD
-from unflip.networks import DiscriminatorConfig
-from unflip.progress import Bar
-from unflip.recipes.models import CHANNELS, Models
+from unflip.recipes.models import Models
+from unflip.recipes.prepare import Prepared, fixed_images, prepare
 from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.recipes.train_page import train_page
-from unflip.recipes.validate import Validator, check, rule
+from unflip.recipes.validate import check, rule
 from unflip.report.page import write as write_page
-from unflip.runs import DataConfig, RunConfig, collect, from_yaml, leaves, to_yaml, validate
-from unflip.tensors import load_exactly, read_tensors
+from unflip.runs import DataConfig, RunConfig, collect, to_yaml, validate
 from unflip.types import Batch
-
-SAMPLES = 6
-MEASURED = 400
-"""Crops of each domain that terms may look at before training."""
 
 
 def configure(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> RunConfig:
@@ -90,35 +76,33 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     last/, and those that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be
     the same. ``say`` receives a line of news now and then.
 
+    Called by every process that torchrun or srun started, the processes train together; the first of them writes and speaks.
+
     Raises:
         UserError: something in the data, the configuration or ``out`` is wrong; found before training wherever possible.
         Interrupted: SIGINT or SIGTERM came; the run has been saved, and can be resumed.
     """
     out = Path(out)
     check(config)
-    fabric = launch(config.device, config.precision)
-    with disk_errors(out):
-        _check_out(out, config, resume)
-    _check_init(config)
-    workers = _workers(config, fabric)
-    entries = _survey(config, progress)
-    store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
-    labels = _labels(config, entries["source"], progress, shared=workers > 0)
-    pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
-    validator = Validator(config, entries["source"], fabric.device, progress) if config.validates else None
-    config = _measured(config, pairs)
-    if resume:
-        _refuse_another(out, config)
-    training = assemble(config, CHANNELS, fabric)
-    training.images = _digest(entries, validator)
-    if resume and checkpoint.latest(out / "checkpoints"):
-        checkpoint.restore(out / "checkpoints", training)
-    elif config.init is not None:
-        _start_from(training, config.init, say)
-    remarks = _remarks(config) + (validator.remarks if validator else [])
-    facts: dict[str, Any] = {"remarks": remarks} if remarks else {}
-    facts |= {f"{side}_images": len(images) for side, images in store.items()}
-    models = Models(out, training, facts, len(validator) if validator else 0)
+    fabric = launch(config.device, config.precision, many=True, idles=config.idles())
+    team = Team()
+    if not team.leads:
+        progress, say = False, lambda line: None
+    try:
+        prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
+        if team.leads:
+            _lead(prepared, out, resume, progress, say)
+        else:
+            _follow(prepared, out)
+    finally:
+        team.close()
+    return out
+
+
+def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> None:
+    """The part of the first process, which writes and speaks for all."""
+    training, pairs, _, models, validator, remarks = prepared
+    config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
         if not models.complete():  # killed just before
@@ -128,10 +112,10 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
             _report(out, config, models)
         for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
             say(line)
-        return out
+        return
 
     generators = dict(training.ema.network.items())  # type: ignore[operator]
-    translator = Translator(modelfolder.Model(models.description(), generators, out), fabric.device)
+    translator = Translator(modelfolder.Model(models.description(), generators, out), device)
     if validator is not None:
         validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
@@ -141,21 +125,16 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
         models.prune()
     for remark in remarks:
         say(remark)
-    counts = f"{len(store['source']):,} source and {len(store['target']):,} target images"
-    say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {fabric.device}")
+    counts = f"{len(pairs.source):,} source and {len(pairs.target):,} target images"
+    where = f"{device}" if training.team.size == 1 else f"{training.team.size} processes, {device.type}"
+    say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {where}")
     if validator is not None:
         say(f"validation of {len(validator):,} translations every {config.validate_every:,} images; chosen is {rule(config)}")
 
-    fixed = _fixed(pairs)
-    batches = loader(
-        pairs,
-        first=training.seen,
-        batch=config.batch,
-        workers=workers,
-        pin_memory=fabric.device.type == "cuda",
-    )
+    fixed = fixed_images(pairs)
+    stopped = False
     with Stop() as stop, record:
-        for moment in training_loop(training, batches, lambda: stop.signal is not None):
+        for moment in training_loop(training, _batches(prepared), lambda: stop.signal is not None):
             record.add(moment)
             if "sample" in moment.due:
                 draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
@@ -168,134 +147,41 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
                 models.save()  # before the checkpoint, which says how far the run has come
                 checkpoint.save(out / "checkpoints", training)
                 models.prune()
-    if stop.signal is not None and training.seen < config.budget:
-        raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", EXIT_CODES[stop.signal])
+            stopped = "stop" in moment.due
+    if stopped:
+        code = EXIT_CODES[stop.signal or signal.SIGTERM]  # it may be another process that was asked
+        raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", code)
     _report(out, config, models)
     say(f"{out / 'report.html'}: how it went")
     for line in models.outcome():
         say(line)
-    return out
+
+
+def _follow(prepared: Prepared, out: Path) -> None:
+    """The part of every other process."""
+    training, stopped = prepared.training, False
+    with Stop() as stop:
+        for moment in training_loop(training, _batches(prepared), lambda: stop.signal is not None):
+            if "checkpoint" in moment.due:
+                checkpoint.save(out / "checkpoints", training)
+            stopped = "stop" in moment.due
+    if stopped:
+        raise SaidElsewhere("stopped", EXIT_CODES[stop.signal or signal.SIGTERM])
+
+
+def _batches(prepared: Prepared) -> Iterator[Batch]:
+    training = prepared.training
+    return loader(
+        prepared.pairs,
+        first=training.seen,
+        batch=training.config.batch,
+        workers=prepared.workers,
+        rank=training.team.rank,
+        ranks=training.team.size,
+        pin_memory=training.fabric.device.type == "cuda",
+    )
 
 
 def _report(out: Path, config: RunConfig, models: Models) -> None:
     chosen = models.choice.chosen.seen if models.points else None
     write_page(train_page(out, config, models.description(), chosen), out / "report.html")
-
-
-def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
-    data = config.data
-    for folder in (data.source, data.target, data.val_source, data.val_labels, data.val_target):
-        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
-        return
-    if not (out / "config.yaml").is_file():
-        raise UserError(f"--out {out} holds no run to resume")
-
-
-def _refuse_another(out: Path, config: RunConfig) -> None:
-    there, here = (leaves(each.model_dump(mode="json")) for each in (from_yaml(out / "config.yaml"), config))
-    for key in sorted(there.keys() | here.keys()):
-        if there.get(key) != here.get(key):
-            changed = f"{key} is {there.get(key)} there and {here.get(key)} here"
-            raise UserError(f"--out {out} was started with another configuration ({changed}); resume it with the same one")
-
-
-def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
-    """Find and check all images of both domains."""
-    source, target = config.data.source, config.data.target
-    if same_folder(source, target):
-        raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
-    found = {"source": find_images(source), "target": find_images(target)}
-    common = {path.resolve() for path in found["source"]} & {path.resolve() for path in found["target"]}
-    if common:
-        raise UserError(f"{len(common)} images are in both domains, such as {min(common)}; name folders that do not overlap")
-    entries = {}
-    for side, paths in found.items():
-        with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-            entries[side] = survey(paths, lambda done, total, bar=bar: bar.show(done))  # type: ignore[misc]
-    return entries
-
-
-def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool) -> Labels | None:
-    """The source's label maps, all checked, where the run has any."""
-    data = config.data
-    if data.source_labels is None or data.classes is None:
-        return None
-    paths = match_labels([image.path for image in images], data.source, data.source_labels)
-    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
-        found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
-    return Labels(found.entries, data.classes, data.resize, data.cache, shared)
-
-
-def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
-    """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
-    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
-    if not asking:
-        return config
-    size = config.views(config.size)[FORWARD].size
-    top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
-    items = [pairs[i][:2] for i in range(min(MEASURED, len(pairs)))]
-    stacks = (torch.stack([item[k][:, top : top + size.height, left : left + size.width] for item in items]) for k in (0, 1))
-    crops = dict(zip(("source", "target"), map(to_network, stacks), strict=True))
-    return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
-
-
-def _remarks(config: RunConfig) -> list[str]:
-    """What readers of the run's results must know about it."""
-    speakers: list[Term | DiscriminatorConfig] = [*(term for term in config.terms.values() if term.weight > 0), config.discriminator]
-    return list(dict.fromkeys(remark for speaker in speakers if (remark := speaker.remark())))
-
-
-def _digest(entries: dict[str, list[Entry]], validator: Validator | None) -> str:
-    """Tells apart sets of images, by names and sizes: the order in which a run sees them depends on all of them, and its choice on what
-    it is validated by."""
-    text = repr([(side, entry.path.name, entry.width, entry.height) for side, found in entries.items() for entry in found])
-    text += "" if validator is None else validator.identity
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _workers(config: RunConfig, fabric: Any) -> int:
-    """Loader processes. On a CPU the networks need every core, and cutting crops out of decoded images costs next to nothing."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = os.cpu_count() or 1
-    return min(8, cores - 1) if fabric.device.type == "cuda" else 0
-
-
-def _fixed(pairs: Pairs) -> Batch:
-    """The images that every sample grid shows."""
-    items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
-    source, target = (to_network(torch.stack(images)) for images in zip(*((s, t) for s, t, _ in items), strict=True))
-    return Batch(source, target, 0, 0)
-
-
-def _check_init(config: RunConfig) -> None:
-    """Refuse a model that cannot be gone on from, before all images are looked at."""
-    if config.init is None:
-        return
-    model = modelfolder.read_config(modelfolder.find(config.init))
-    if model.multiscale is not None and config.multiscale is None:
-        raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
-    there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))
-    for key in sorted((there.keys() | here.keys()) - {"generator.taps", "generator.init"}):
-        if there.get(key) != here.get(key):
-            raise UserError(f"{key} is {there.get(key)} in --init {config.init} and {here.get(key)} here; add --set {key}={there.get(key)}")
-
-
-def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> None:
-    """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
-    folder = modelfolder.find(path)
-    config = modelfolder.read_config(folder)
-    tensors = read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
-    for networks in (training.generator.generators, training.ema.network):
-        inner = nn.ModuleDict({side: network.inner for side, network in networks.items()})  # type: ignore[operator,union-attr]
-        load_exactly(networks if config.multiscale else inner, tensors, folder / modelfolder.WEIGHTS)
-    projector = folder / modelfolder.PROJECTOR
-    if len(training.generator.projectors) and not projector.is_file():
-        say(f"{folder} has no projector: the run starts with a new one")
-    elif len(training.generator.projectors):
-        tensors = read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
-        load_exactly(training.generator.projectors, tensors, projector)

@@ -1,0 +1,140 @@
+"""The processes of one training: who writes, and what they tell each other beside gradients.
+
+What is told goes over a group of its own, on the CPU (gloo): it never waits for a GPU, a process that is gone is noticed at once because
+its connection closes, and where one validates for hours the others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from unflip.errors import SaidElsewhere, UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for one that is at work."""
+
+
+class Team:
+    """The processes of a training, ``size`` of them, of which this is number ``rank``. Number 0 leads: it alone writes and speaks.
+
+    Everything but :attr:`leads` is to be called by all of them alike. Raises ``UserError`` where a process is gone.
+    """
+
+    def __init__(self) -> None:
+        many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
+        self.group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if many else None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def close(self) -> None:
+        """At the end."""
+        if self.group is not None:
+            dist.destroy_process_group()
+
+    def most(self, level: int) -> int:
+        """The highest ``level`` of all processes."""
+        if self.group is None:
+            return level
+        found = torch.tensor(level)
+        self._tell(lambda: dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group))
+        return int(found)
+
+    def means(self, values: dict[str, float]) -> dict[str, float]:
+        """The means over the processes, of which all have the same names."""
+        if self.group is None:
+            return values
+        found = torch.tensor(list(values.values()), dtype=torch.float64)
+        self._tell(lambda: dist.all_reduce(found, group=self.group))
+        return dict(zip(values, (found / self.size).tolist(), strict=True))
+
+    def gather(self, value: T) -> list[T]:
+        """The ``value`` of every process, in their order, for process 0; for the others, nothing."""
+        if self.group is None:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.leads else None
+        self._tell(lambda: dist.gather_object(value, found, dst=0, group=self.group))
+        return found or []
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.most(0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process cannot do, none does: the ``UserError`` of any becomes that of all, said by process 0."""
+        try:
+            yield
+        except UserError as error:
+            self.fail(error)
+        else:
+            self.refuse_failures()
+
+    def fail(self, error: UserError) -> None:
+        """Tell the others, who are in or on their way to :meth:`refuse_failures` or :meth:`most`, and raise."""
+        self.most(FAILED)
+        self._raise(error)
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process asks to ``stop``. Raises where one failed."""
+        level = self.most(STOP if stop else FINE)
+        if level == FAILED:
+            self._raise(None)
+        return level == STOP
+
+    def share(self, value: T) -> T:
+        """Process 0's ``value``."""
+        if self.group is None:
+            return value
+        found: list[Any] = [value]
+        self._tell(lambda: dist.broadcast_object_list(found, src=0, group=self.group))
+        return found[0]
+
+    def refuse_failures(self) -> None:
+        """Raise where another process failed."""
+        if self.most(FINE) == FAILED:
+            self._raise(None)
+
+    def _raise(self, mine: UserError | None) -> None:
+        """The first of the errors of all processes."""
+        if self.group is None:
+            assert mine is not None
+            raise mine
+        said: list[Any] = [None] * self.size
+        self._tell(lambda: dist.all_gather_object(said, None if mine is None else str(mine), group=self.group))
+        message = next(each for each in said if each is not None)
+        if not self.leads:
+            raise SaidElsewhere(message) from mine
+        raise (mine if str(mine) == message and mine is not None else UserError(message)) from mine
+
+    def _tell(self, what: Callable[[], Any]) -> None:
+        try:
+            what()
+        except RuntimeError:  # the connection closed
+            raise UserError(GONE) from None
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Around what exchanges gradients: says in one line that another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+                raise UserError(GONE) from None
+            raise
+
+
+GONE = "another process of this training is gone; see its last words, and go on with --resume"
+FINE, STOP, FAILED = 0, 1, 2
+"""What processes tell each other before every step, each beating those before it."""

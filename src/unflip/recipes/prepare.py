@@ -1,0 +1,204 @@
+"""What a training needs before its first step: everything that can be wrong is found here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from unflip import modelfolder
+from unflip.data.folders import Entry, find_images, same_folder, survey
+from unflip.data.labels import Labels, match_labels, survey_labels
+from unflip.data.pairs import Images, Pairs
+from unflip.data.transforms import to_network
+from unflip.devices import processes
+from unflip.engine import checkpoint
+from unflip.engine.team import Team
+from unflip.engine.trainer import Training, assemble
+from unflip.errors import UserError
+from unflip.files import disk_errors
+from unflip.losses import Term
+from unflip.methods.passes import FORWARD
+from unflip.networks import DiscriminatorConfig
+from unflip.progress import Bar
+from unflip.recipes.models import CHANNELS, Models
+from unflip.recipes.validate import Validator
+from unflip.runs import RunConfig, from_yaml, leaves
+from unflip.tensors import load_exactly, read_tensors
+from unflip.types import Batch
+
+SAMPLES = 6
+MEASURED = 400
+"""Crops of each domain that terms may look at before training."""
+
+
+class Prepared(NamedTuple):
+    """A training that can begin, or go on."""
+
+    training: Training
+    pairs: Pairs
+    workers: int
+    models: Models
+    validator: Validator | None
+    """Of the first process of a run that validates."""
+    remarks: list[str]
+
+
+def prepare(
+    config: RunConfig, out: Path, *, resume: bool, progress: bool, say: Callable[[str], None], fabric: Fabric, team: Team
+) -> Prepared:
+    """Everything up to the first step, in every process of a training alike. Writes nothing."""
+    with team.together():
+        if team.leads:
+            with disk_errors(out):
+                _check_out(out, config, resume)
+        _check_init(config)
+        if config.batch % team.size:
+            better = -(-config.batch // team.size) * team.size
+            raise UserError(f"batch {config.batch} cannot be shared evenly by {team.size} processes; set batch={better}")
+        workers = _workers(config, fabric)
+        entries = _survey(config, progress)
+        store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
+        labels = _labels(config, entries["source"], progress, shared=workers > 0)
+        pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
+        validator = Validator(config, entries["source"], fabric.device, progress) if config.validates and team.leads else None
+        config = _measured(config, pairs)
+        if resume and team.leads:
+            _refuse_another(out, config)
+    training = assemble(config, CHANNELS, fabric, team)
+    training.images = team.share(_digest(entries, validator))
+    with team.together():
+        if team.share(resume and checkpoint.latest(out / "checkpoints") is not None):
+            checkpoint.restore(out / "checkpoints", training)
+        elif config.init is not None:
+            _start_from(training, config.init, say)
+    remarks = _remarks(config) + (validator.remarks if validator else [])
+    facts: dict[str, Any] = {"remarks": remarks} if remarks else {}
+    facts |= {f"{side}_images": len(images) for side, images in store.items()}
+    models = Models(out, training, facts, len(validator) if validator else 0)
+    return Prepared(training, pairs, workers, models, validator, remarks)
+
+
+def fixed_images(pairs: Pairs) -> Batch:
+    """The images that every sample grid shows."""
+    items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
+    source, target = (to_network(torch.stack(images)) for images in zip(*((s, t) for s, t, _ in items), strict=True))
+    return Batch(source, target, 0, 0)
+
+
+def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
+    data = config.data
+    for folder in (data.source, data.target, data.val_source, data.val_labels, data.val_target):
+        if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
+        return
+    if not (out / "config.yaml").is_file():
+        raise UserError(f"--out {out} holds no run to resume")
+
+
+def _refuse_another(out: Path, config: RunConfig) -> None:
+    there, here = (leaves(each.model_dump(mode="json")) for each in (from_yaml(out / "config.yaml"), config))
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            changed = f"{key} is {there.get(key)} there and {here.get(key)} here"
+            raise UserError(f"--out {out} was started with another configuration ({changed}); resume it with the same one")
+
+
+def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
+    """Find and check all images of both domains."""
+    source, target = config.data.source, config.data.target
+    if same_folder(source, target):
+        raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
+    found = {"source": find_images(source), "target": find_images(target)}
+    common = {path.resolve() for path in found["source"]} & {path.resolve() for path in found["target"]}
+    if common:
+        raise UserError(f"{len(common)} images are in both domains, such as {min(common)}; name folders that do not overlap")
+    entries = {}
+    for side, paths in found.items():
+        with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
+            entries[side] = survey(paths, lambda done, total, bar=bar: bar.show(done))  # type: ignore[misc]
+    return entries
+
+
+def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool) -> Labels | None:
+    """The source's label maps, all checked, where the run has any."""
+    data = config.data
+    if data.source_labels is None or data.classes is None:
+        return None
+    paths = match_labels([image.path for image in images], data.source, data.source_labels)
+    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
+        found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
+    return Labels(found.entries, data.classes, data.resize, data.cache, shared)
+
+
+def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
+    """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
+    if not asking:
+        return config
+    size = config.views(config.size)[FORWARD].size
+    top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
+    items = [pairs[i][:2] for i in range(min(MEASURED, len(pairs)))]
+    stacks = (torch.stack([item[k][:, top : top + size.height, left : left + size.width] for item in items]) for k in (0, 1))
+    crops = dict(zip(("source", "target"), map(to_network, stacks), strict=True))
+    return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
+
+
+def _remarks(config: RunConfig) -> list[str]:
+    """What readers of the run's results must know about it."""
+    speakers: list[Term | DiscriminatorConfig] = [*(term for term in config.terms.values() if term.weight > 0), config.discriminator]
+    return list(dict.fromkeys(remark for speaker in speakers if (remark := speaker.remark())))
+
+
+def _digest(entries: dict[str, list[Entry]], validator: Validator | None) -> str:
+    """Tells apart sets of images, by names and sizes: the order in which a run sees them depends on all of them, and its choice on what
+    it is validated by."""
+    text = repr([(side, entry.path.name, entry.width, entry.height) for side, found in entries.items() for entry in found])
+    text += "" if validator is None else validator.identity
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _workers(config: RunConfig, fabric: Fabric) -> int:
+    """Loader processes. On a CPU the networks need every core, and cutting crops out of decoded images costs next to nothing."""
+    if config.data.workers != "auto":
+        return config.data.workers
+    cores = (os.cpu_count() or 1) // processes()[0]
+    return min(8, max(cores - 1, 1)) if fabric.device.type == "cuda" else 0
+
+
+def _check_init(config: RunConfig) -> None:
+    """Refuse a model that cannot be gone on from, before all images are looked at."""
+    if config.init is None:
+        return
+    model = modelfolder.read_config(modelfolder.find(config.init))
+    if model.multiscale is not None and config.multiscale is None:
+        raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
+    there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))
+    for key in sorted((there.keys() | here.keys()) - {"generator.taps", "generator.init"}):
+        if there.get(key) != here.get(key):
+            raise UserError(f"{key} is {there.get(key)} in --init {config.init} and {here.get(key)} here; add --set {key}={there.get(key)}")
+
+
+def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> None:
+    """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
+    folder = modelfolder.find(path)
+    config = modelfolder.read_config(folder)
+    tensors = read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
+    for networks in (training.generator.generators, training.ema.network):
+        inner = nn.ModuleDict({side: network.inner for side, network in networks.items()})  # type: ignore[operator,union-attr]
+        load_exactly(networks if config.multiscale else inner, tensors, folder / modelfolder.WEIGHTS)
+    projector = folder / modelfolder.PROJECTOR
+    if len(training.generator.projectors) and not projector.is_file():
+        say(f"{folder} has no projector: the run starts with a new one")
+    elif len(training.generator.projectors):
+        tensors = read_tensors(projector, config.files.get(modelfolder.PROJECTOR))
+        load_exactly(training.generator.projectors, tensors, projector)

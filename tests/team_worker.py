@@ -1,0 +1,70 @@
+"""What test_team.py starts, once by itself and once by torchrun: a step of every method on one batch, its portion here in each process.
+
+    python team_worker.py OUT ACCUMULATE own|same METHOD...        writes OUT: the gradients of both players, by method
+
+``same``: all processes take the first one's portion, which is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from safetensors.torch import save_file
+
+from helpers import SIZE, images, labels, scale_weights, small_recipe
+from unflip.data.pairs import portion
+from unflip.devices import processes
+from unflip.engine import trainer
+from unflip.engine.team import Team
+from unflip.methods import METHODS
+from unflip.runs import RunConfig
+from unflip.types import Batch
+
+IMAGES, STEP = 4, 3
+
+
+def gradients(method: str, fabric: Fabric, team: Team) -> dict[str, torch.Tensor]:
+    """Of both players, after what training does with them in a step of ``IMAGES`` images."""
+    recipe = small_recipe(METHODS[method].recipe, pool=0).model_dump()
+    recipe["terms"] = {name: term | {"start": 0, "every": 1} for name, term in recipe["terms"].items()}
+    config = RunConfig(
+        **recipe, method=method, data={"source": "s", "target": "t"}, size=SIZE, batch=IMAGES, budget=100, accumulate=ACCUMULATE
+    )
+    training = trainer.assemble(config, (3, 3), fabric, team)
+    found: dict[str, torch.Tensor] = {}
+    for i, (name, player) in enumerate((("generator", training.generator), ("discriminator", training.discriminator))):
+        scale_weights(player, i)
+
+        def note(*_: object, name: str = name, player: torch.nn.Module = player) -> None:
+            found.update({f"{method}/{name}/{n}": p.grad.clone() for n, p in player.named_parameters() if p.grad is not None})
+
+        training.optimizers[name].register_step_pre_hook(note)
+    mine = portion(IMAGES, team.rank if WHOSE == "own" else 0, team.size)
+    cut = slice(mine.start, mine.stop)
+    source, target = (((x[cut] + 1) * 127.5).round().to(torch.uint8) for x in (images(IMAGES, seed=1), images(IMAGES, seed=2)))
+    batch = Batch(source, target, IMAGES * STEP + mine.start, STEP, labels(IMAGES)[cut].to(torch.uint8))
+    parts, _ = trainer.play(training, batch)
+    means = team.means({name: float(value) for name, value in parts.items()})
+    return found | {f"{method}/parts/{name}": torch.tensor(value, dtype=torch.float64) for name, value in means.items()}
+
+
+if __name__ == "__main__":
+    out, accumulate, WHOSE, *methods = sys.argv[1:]
+    ACCUMULATE = int(accumulate)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)  # else Fabric rounds what players return
+    local, nodes = processes()
+    strategy = DDPStrategy(find_unused_parameters=False) if local > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=local, num_nodes=nodes, strategy=strategy, precision="64-true")
+    fabric.launch()
+    team = Team()
+    found: dict[str, torch.Tensor] = {}
+    for method in methods:
+        found |= gradients(method, fabric, team)
+    if team.leads:
+        save_file(found, Path(out))
+    team.close()

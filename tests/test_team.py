@@ -1,0 +1,199 @@
+"""Several processes train as one would: gradients, whole runs, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unflip.data.pairs import portion
+from unflip.devices import processes
+from unflip.engine.team import Team
+from unflip.methods import METHODS, Recipe
+
+HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SMALL = ("generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8")
+
+
+def started(*command: object) -> subprocess.Popen[str]:
+    arguments = [str(part) for part in command]
+    return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE)
+
+
+def training(source: Path, target: Path, out: Path, *more: object, prefix: list[str] | None = None, **settings: object) -> list[object]:
+    """A command that trains; by two processes unless ``prefix`` says otherwise."""
+    given = [*SMALL, *(f"{key}={value}" for key, value in settings.items())]
+    command = [*(TORCHRUN if prefix is None else prefix), "-m", "unflip", "train", "--device", "cpu", "--method", "cut", "--size", 32]
+    return [*command, "--source", source, "--target", target, "--out", out, *more, *(part for each in given for part in ("--set", each))]
+
+
+def worst(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two sets of gradients, relative to the largest gradient of its method's player."""
+    assert one.keys() == two.keys()
+    players = {key: "/".join(key.split("/")[:2]) for key in one}
+    largest = {player: max(float(one[key].abs().max()) for key in one if players[key] == player) for player in set(players.values())}
+    return max(float((two[key] - value).abs().max()) / largest[players[key]] for key, value in one.items())
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    """Every method, in float64 over gloo; also where each plays its portion in pieces."""
+
+    def gradients(name: str, prefix: list[str], accumulate: int, whose: str, *methods: str) -> dict[str, torch.Tensor]:
+        run = started(*prefix, HERE / "team_worker.py", tmp_path / name, accumulate, whose, *methods)
+        _, errors = run.communicate(timeout=240)
+        assert run.returncode == 0 and "Warning" not in errors, errors
+        return load_file(tmp_path / name)
+
+    one = gradients("one", [sys.executable], 1, "own", *METHODS)
+    assert {key.split("/")[0] for key in one} == set(METHODS)
+    assert worst(one, gradients("two", TORCHRUN, 1, "own", *METHODS)) <= 1e-9
+    cut = {key: value for key, value in one.items() if key.startswith("cut/")}
+    assert worst(cut, gradients("pieces", TORCHRUN, 2, "own", "cut")) <= 1e-9
+    assert worst(cut, gradients("wrong", TORCHRUN, 1, "same", "cut")) > 1e-2
+
+
+def test_portions_share_everything_evenly() -> None:
+    for count in range(12):
+        for parts in range(1, 6):
+            found = [portion(count, part, parts) for part in range(parts)]
+            assert [i for part in found for i in part] == list(range(count))
+            assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_alone_everything_is_its_own(tmp_path: Path) -> None:
+    team = Team()
+    assert (team.rank, team.size, team.leads, team.most(1), team.agree(True), team.share("x"), team.gather(2)) == (
+        0,
+        1,
+        True,
+        1,
+        True,
+        "x",
+        [2],
+    )
+    assert team.means({"a": 0.5}) == {"a": 0.5}
+
+
+def test_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes() == (1, 1)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert processes() == (4, 2)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("SLURM_NTASKS", "6")
+    assert processes() == (1, 1), "a batch script is one process, whatever it may start"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "3")
+    assert processes() == (2, 3)
+
+
+def test_which_methods_leave_parameters_idle() -> None:
+    found = {name for name, method in METHODS.items() if method.recipe.idles()}
+    assert "cut" not in found and "srunit" not in found and "cyclegan" not in found
+    recipe = METHODS["cut"].recipe.model_dump()
+    for changes in ({"every": 2}, {"start": 0.1}, {"weight": 0}):
+        terms = {name: term | (changes if name.endswith("nce") else {}) for name, term in recipe["terms"].items()}
+        assert Recipe.model_validate(recipe | {"terms": terms}).idles()
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Its last batch has one image, so that one process has nothing to do; validation and resuming included elsewhere."""
+    source, target = images_folder("s", 5, 40), images_folder("t", 4, 40)
+    settings = {"batch": 4, "budget": 9, "log_every": 1, "ema.half_life": 1e-6, "checkpoint_every": 4}
+    runs = {
+        name: started(*training(source, target, tmp_path / name, prefix=prefix, **settings))
+        for name, prefix in (("one", [sys.executable]), ("two", None))
+    }
+    said = {name: run.communicate(timeout=240) for name, run in runs.items()}
+    assert all(run.returncode == 0 for run in runs.values()), said
+    assert "2 processes" in said["two"][1] and said["two"][1].count("budget 9 images") == 1, "one process speaks for all"
+    assert {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*")} == {
+        path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*")
+    }
+    one, two = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
+    assert [line["seen"] for line in one] == [line["seen"] for line in two] == [4, 8, 9]
+    for a, b in zip(one, two, strict=True):
+        assert {key: b[key] for key in a if key != "images_per_second"} == pytest.approx(
+            {key: a[key] for key in a if key != "images_per_second"}, rel=2e-4
+        )
+
+
+def test_two_processes_stop_save_and_go_on(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, target, out = images_folder("s", 4, 40), images_folder("t", 4, 40), tmp_path / "run"
+    settings = {"batch": 2, "budget": 100_000, "log_every": 10, "pool": 5}
+    run = started(*training(source, target, out, **settings))
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").is_file() or not (out / "log.jsonl").read_text():
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)  # torchrun hands it on to both
+    _, errors = run.communicate(timeout=120)
+    assert "is saved: --resume goes on" in errors and errors.count("stopped after") == 1, errors
+    seen = int((out / "checkpoints/latest").read_text())
+    state = load_file(out / f"checkpoints/{seen:09d}/state.safetensors")
+    assert sorted(key for key in state if key.startswith("pool/to_target")) == [f"pool/to_target/{i}" for i in range(4)], "2 of each"
+    assert not torch.equal(state["pool/to_target/0"], state["pool/to_target/1"])
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("budget: 100000", f"budget: {seen + 4}"))
+    again = started(*TORCHRUN, "-m", "unflip", "train", "--out", out, "--resume")
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["seen"] == seen + 4
+
+
+def test_a_process_that_is_killed_ends_the_others(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Without torchrun, which would end them itself."""
+    source, target, out = images_folder("s", 4, 40), images_folder("t", 4, 40), tmp_path / "run"
+    command = training(source, target, out, prefix=[sys.executable], batch=2, budget=100_000, log_every=10)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_500 + os.getpid() % 1_000), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    runs = []
+    for rank in range(2):
+        mine = ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        runs.append(subprocess.Popen([str(part) for part in command], env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").is_file() or not (out / "log.jsonl").read_text():
+        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
+        time.sleep(0.2)
+    runs[1].kill()
+    _, errors = runs[0].communicate(timeout=60)
+    assert runs[0].returncode == 2, errors
+    assert errors.strip().splitlines()[-1] == "error: another process of this training is gone; see its last words, and go on with --resume"
+    assert "Traceback" not in errors
+
+
+def test_a_bad_image_in_one_process_is_one_error(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """It is whole when the run begins, and its pixels are not read before it is drawn."""
+    source, target = images_folder("s", 4, 40), images_folder("t", 4, 40)
+    path = source / "003.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    run = started(*training(source, target, tmp_path / "run", batch=2, budget=40))
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and errors.count("error: ") >= 1 and errors.count("003.png") == 1, errors
+    assert "Traceback (most recent call last)" not in errors.split("ChildFailedError")[0].split("torch/distributed")[0]
+
+
+def test_what_cannot_be_shared_is_refused_once(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, target = images_folder("s", 4, 40), images_folder("t", 4, 40)
+    run = started(*training(source, target, tmp_path / "run", batch=3, budget=40))
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and errors.count("batch 3 cannot be shared evenly by 2 processes; set batch=4") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_training_takes_several_processes() -> None:
+    run = started(*TORCHRUN, "-m", "unflip", "bench", "--method", "cut", "--size", 32, "--device", "cpu")
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and "only `unflip train` works with several processes" in errors
