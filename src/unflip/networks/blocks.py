@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
             InstanceNorm(channels),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
             InstanceNorm(channels),

@@ -48,7 +48,7 @@ class PatchGAN(nn.Module):
             layers.append(nn.Conv2d(channels, width, 4, stride=2 if strided else 1, padding=1))
             if i > 0:
                 layers.append(nn.InstanceNorm2d(width))
-            layers.append(nn.LeakyReLU(0.2, inplace=True))
+            layers.append(nn.LeakyReLU(0.2))
             if halve and not strided:
                 layers.append(BlurDown(width))
             channels = width

@@ -68,16 +68,16 @@ class ResnetGenerator(Generator):
         width = config.width
         add("pad", nn.ReflectionPad2d(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
         add("stem", nn.Conv2d(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
-        add("stem_act", InstanceNorm(width), nn.ReLU(inplace=True), reach=0)
+        add("stem_act", InstanceNorm(width), nn.ReLU(), reach=0)
         for name in ("down1", "down2"):
             if config.downsample == "blur":
                 add(name, nn.Conv2d(width, 2 * width, 3, padding=1), reach=1, tap=Tap(name, 2 * width, scale))
-                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(inplace=True), BlurDown(2 * width), reach=1)
+                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(), BlurDown(2 * width), reach=1)
                 scale *= 2
             else:
                 add(name, nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), reach=1, tap=Tap(name, 2 * width, 2 * scale))
                 scale *= 2
-                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(inplace=True), reach=0)
+                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(), reach=0)
             width *= 2
         for i in range(config.blocks):
             add(f"block{i + 1}", ResidualBlock(width), reach=2, tap=Tap(f"block{i + 1}", width, scale))
@@ -90,7 +90,7 @@ class ResnetGenerator(Generator):
                 add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1), reach=1)
                 scale //= 2
             width //= 2
-            add(f"{name}_act", InstanceNorm(width), nn.ReLU(inplace=True), reach=0)
+            add(f"{name}_act", InstanceNorm(width), nn.ReLU(), reach=0)
         add("head", nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh(), reach=3)
 
         names = [name for name, _ in self.stages.named_children()]

@@ -129,7 +129,8 @@ def _batch(config: RunConfig, step: int) -> Batch:
     shape = (config.batch, 3, config.size.height, config.size.width)
     rng = torch.Generator().manual_seed(step)
     source, target = (torch.randint(256, shape, dtype=torch.uint8, generator=rng) for _ in range(2))
-    return Batch(source, target, round(PROGRESS * config.budget) + step * config.batch, step)
+    step += round(PROGRESS * config.budget) // config.batch
+    return Batch(source, target, step * config.batch, step)
 
 
 def _translation(training: Training, config: RunConfig) -> Callable[[torch.Tensor], Any]:
