@@ -125,7 +125,7 @@ def test_configure_train_load_translate(tmp_path: Path) -> None:
     said: list[str] = []
     run = unflip.train(config, str(tmp_path / "run"), progress=False, say=said.append)
     assert run == tmp_path / "run" and isinstance(run, Path)
-    assert len(said) == 1 and "cyclegan" in said[0]
+    assert len(said) == 2 and "cyclegan" in said[0] and "report.html" in said[1]
 
     for path, direction in ((run, "forward"), (str(run), "backward"), (run / "model", "forward")):
         translator = unflip.load(path, device="cpu", direction=direction)

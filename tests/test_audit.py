@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from itertools import chain, combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -580,6 +581,7 @@ def test_bad_files_are_listed_and_the_rest_is_looked_at(world: Path) -> None:
 
 def test_the_verb_prints_and_its_exit_code_tells_of_bad_files(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = {name: value for name, value in given(world).items() if name != "progress"}
+    arguments["context"] = SimpleNamespace(obj="unflip audit")
     verb(**arguments)
     printed = capsys.readouterr()
     assert printed.err == "" and "verdict  strongly mismatched" in printed.out

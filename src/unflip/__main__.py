@@ -2,7 +2,7 @@
 
 import sys
 
-from unflip.cli.main import run
+from unflip.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(entry())

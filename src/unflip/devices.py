@@ -30,13 +30,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def processes() -> tuple[int, int]:
-    """How many processes train together on this machine, and on how many machines."""
-    if dist.is_available() and dist.is_torchelastic_launched():
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return local, int(os.environ["WORLD_SIZE"]) // local
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of a job step, which srun starts; a plain batch script is one process
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    return tasks // nodes, nodes
+    """How many processes torchrun started on this machine, and on how many machines."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        return 1, 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 def peak_memory(device: torch.device) -> int | None:

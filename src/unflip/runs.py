@@ -174,6 +174,8 @@ class RunConfig(Recipe):
                 continue
             if "labels" in term.needs and self.data.source_labels is None:
                 raise ValueError(f"term {name} needs the labels of the source images; give --source-labels DIR --classes FILE")
+            if self.accumulate > 1 and term.compares_images():
+                raise ValueError(f"term {name} compares the images of a batch, which accumulate would tear apart; set accumulate=1")
             for view in views:
                 setting = Setting(*view.size, self.batch, self.generator.taps, self.data.resize)
                 trouble = term.problem(setting) if term.needs <= view.provides else None

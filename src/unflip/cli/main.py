@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 
 import typer
 
@@ -41,11 +42,32 @@ def main(context: typer.Context, version: bool = typer.Option(False, "--version"
         typer.echo(unflip.__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    elif context.invoked_subcommand != "train" and {"TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():
-        from unflip.devices import processes
+    elif context.invoked_subcommand != "train" and _several():
+        raise UserError("only `unflip train` works with several processes; start this without torchrun")
 
-        if processes() != (1, 1):
-            raise UserError("only `unflip train` works with several processes; start this without torchrun or srun")
+
+def _several() -> bool:
+    """Whether torchrun started this with others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def entry() -> int:
+    """The command, as a process of its own.
+
+    One of several that failed ends at once: what Python and its libraries do at exit waits for the GPUs of the others, and they for it.
+    """
+    try:
+        code = run()
+    except BaseException:
+        if not _several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code and _several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ class Store:
         ends = torch.tensor([0, *map(math.prod, self.shapes)]).cumsum(0)
         self.starts: list[int] = ends.tolist()
         total = self.starts[-1]
-        if cache == "memory" and shared and total > _free_shared_memory():
+        if cache == "memory" and shared and total * processes()[0] > _free_shared_memory():
             raise UserError(f"images need {total / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
         if cache == "memory" or (cache == "auto" and _fits(total, shared)):
             self.pixels = torch.empty(total, dtype=torch.uint8)

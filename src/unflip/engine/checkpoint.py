@@ -24,8 +24,12 @@ def save(folder: Path, training: Training) -> None:
     Called by all processes of a training; the first writes, with the image pools of all.
     """
     pools = training.team.gather({side: [image.cpu() for image in pool.images] for side, pool in training.pools.items()})
-    if not training.team.leads:
-        return
+    with training.team.together():  # nobody ends before it is written
+        if training.team.leads:
+            _write(folder, training, pools)
+
+
+def _write(folder: Path, training: Training, pools: list[dict[str, list[Tensor]]]) -> None:
     name = f"{training.seen:09d}"
     with whole_folder(folder / name) as temporary:
         write_tensors(temporary / STATE, _tensors(training) | _pooled(pools))
@@ -38,18 +42,15 @@ def save(folder: Path, training: Training) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(folder: Path, training: Training) -> None:
-    """Bring ``training`` to the state of the latest checkpoint in ``folder``."""
-    where = latest(folder)
-    if where is None:
-        raise UserError(f"{folder} holds no checkpoint to resume from")
+def restore(where: Path, training: Training) -> None:
+    """Bring ``training`` to the state of the checkpoint ``where``, as :func:`latest` finds it."""
     try:
         meta = json.loads((where / META).read_text())
         seen, drawn_from, digest = int(meta["seen"]), str(meta["images"]), str(meta["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{where / META} cannot be read; the checkpoint is damaged") from None
     if drawn_from != training.images:
-        raise UserError(f"the images are not those that the run in {folder.parent} began with; restore them, or start another run")
+        raise UserError(f"the images are not those that the run in {where.parent.parent} began with; restore them, or start another run")
     tensors = read_tensors(where / STATE, digest)
 
     def part(prefix: str) -> dict[str, Tensor]:

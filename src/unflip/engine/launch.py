@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from unflip.devices import choose_device, choose_precision, processes
@@ -17,7 +19,7 @@ from unflip.errors import UserError
 
 
 def launch(device: str, precision: str, *, many: bool = False, idles: bool = True) -> Fabric:
-    """A Fabric on one device, or with ``many`` on one for each process that torchrun or srun started; each calls this.
+    """A Fabric on one device, or with ``many`` on one for each process that torchrun started; each calls this.
 
     bf16 is autocast: weights and optimizer stay in float32. ``idles``: some parameters may have no gradient in a step, as where a term is
     off, or a tap was not drawn; several processes must then find out which.
@@ -27,9 +29,11 @@ def launch(device: str, precision: str, *, many: bool = False, idles: bool = Tru
     local, nodes = processes() if many else (1, 1)
     if chosen.type == "cuda" and local > torch.cuda.device_count():
         raise UserError(f"{local} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one for each GPU at most")
-    strategy: Any = DDPStrategy(find_unused_parameters=idles, broadcast_buffers=False) if local * nodes > 1 else "auto"
-    # alone, it is not to look for a cluster: a batch script's variables count tasks that it has not started
-    plugins: Any = None if local * nodes > 1 else [LightningEnvironment()]
+    several = local * nodes > 1
+    # gradients are never long in coming: whoever is at work on something else is waited for by the team
+    strategy: Any = DDPStrategy(find_unused_parameters=idles, broadcast_buffers=False, timeout=timedelta(minutes=10)) if several else "auto"
+    # not looked for: a batch script's variables count tasks that it has not started
+    plugins: Any = [TorchElasticEnvironment() if several else LightningEnvironment()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on other devices and interactive use, not ours to follow
         fabric = Fabric(accelerator=chosen.type, devices=local, num_nodes=nodes, strategy=strategy, plugins=plugins, precision=mode)

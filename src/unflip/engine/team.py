@@ -59,6 +59,14 @@ class Team:
         self._tell(lambda: dist.all_reduce(found, group=self.group))
         return dict(zip(values, (found / self.size).tolist(), strict=True))
 
+    def alike(self, value: Any) -> bool:
+        """Whether all processes have the same ``value``."""
+        if self.group is None:
+            return True
+        found: list[Any] = [None] * self.size
+        self._tell(lambda: dist.all_gather_object(found, value, group=self.group))
+        return all(each == value for each in found)
+
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every process, in their order, for process 0; for the others, nothing."""
         if self.group is None:
@@ -73,7 +81,10 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one process cannot do, none does: the ``UserError`` of any becomes that of all, said by process 0."""
+        """What one process cannot do, none does: the ``UserError`` of any becomes that of all, said by process 0.
+
+        The block must not exchange anything itself: a process that failed would be met by the others in another exchange.
+        """
         try:
             yield
         except UserError as error:
@@ -116,13 +127,13 @@ class Team:
         message = next(each for each in said if each is not None)
         if not self.leads:
             raise SaidElsewhere(message) from mine
-        raise (mine if str(mine) == message and mine is not None else UserError(message)) from mine
+        raise mine if mine is not None and str(mine) == message else UserError(message)
 
     def _tell(self, what: Callable[[], Any]) -> None:
         try:
             what()
-        except RuntimeError:  # the connection closed
-            raise UserError(GONE) from None
+        except RuntimeError as error:  # the connection closed
+            raise UserError(GONE) from error
 
     @contextmanager
     def noticing(self) -> Iterator[None]:
@@ -135,6 +146,6 @@ class Team:
             raise
 
 
-GONE = "another process of this training is gone; see its last words, and go on with --resume"
+GONE = "another process of this training is gone; its last words say why"
 FINE, STOP, FAILED = 0, 1, 2
 """What processes tell each other before every step, each beating those before it."""

@@ -18,7 +18,7 @@ from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
 from unflip.engine.team import Team
-from unflip.errors import UserError
+from unflip.errors import SaidElsewhere, UserError
 from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.runs import RunConfig
@@ -77,10 +77,13 @@ class Averages:
 
     def means(self, team: Team, seen: int) -> dict[str, float]:
         """The means so far, over all processes. Refuses what is no number any more, before a run logs, draws or saves it."""
+        team.refuse_failures()  # before anything waits for the device
         means = team.means({name: float(value) / self.counts[name] for name, value in self.sums.items()})
         for name, value in means.items():
             if not math.isfinite(value):
-                raise UserError(f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight")
+                raise (UserError if team.leads else SaidElsewhere)(
+                    f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight"
+                )
         return means
 
 
@@ -88,8 +91,9 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
     """Freshly drawn networks and their optimizers, on the device of ``fabric``."""
     team = team or Team()
     pool = max(1, config.pool // team.size) if config.pool else 0
-    generator = GeneratorPlayer(config, channels, config.seed)
-    discriminator = DiscriminatorPlayer(config, channels, config.seed)
+    with team.together():
+        generator = GeneratorPlayer(config, channels, config.seed)
+        discriminator = DiscriminatorPlayer(config, channels, config.seed)
     ema = Ema(generator.generators, config.ema.half_life, config.ema.share)
     ema.network.to(fabric.device)
     training = Training(

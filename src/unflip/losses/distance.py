@@ -83,6 +83,9 @@ class Distance(Term):
             return "form pairs compares the images of a batch; give --batch 2 or more, or set form=self"
         return None
 
+    def compares_images(self) -> bool:
+        return self.form == "pairs"
+
     def unmeasured(self) -> bool:
         return bool(self._missing())
 

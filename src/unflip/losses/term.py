@@ -82,6 +82,10 @@ class Term(Config, ABC):
         """Why the term cannot work in this setting, in one line that says what to do; None where it can."""
         return None
 
+    def compares_images(self) -> bool:
+        """Whether the loss is about several images of a batch together, and no mean over images: then a batch cannot be played in parts."""
+        return False
+
     def unmeasured(self) -> bool:
         """Whether the term lacks what :meth:`measure` finds."""
         return False

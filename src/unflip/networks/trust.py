@@ -23,7 +23,7 @@ class TrustNetwork(nn.Module):
     def __init__(self, clues: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             self.inside = _convolution(clues, 1)
             self.middle = nn.ModuleList(_convolution(WIDTH, dilation) for dilation in DILATIONS)
             self.outside = nn.Conv2d(WIDTH, 1, 1)

@@ -62,6 +62,9 @@ def prepare(
         if config.batch % team.size:
             better = -(-config.batch // team.size) * team.size
             raise UserError(f"batch {config.batch} cannot be shared evenly by {team.size} processes; set batch={better}")
+        torn = [name for name, term in config.terms.items() if term.weight > 0 and term.compares_images()]
+        if torn and team.size > 1:
+            raise UserError(f"term {torn[0]} compares the images of a batch, and cannot be shared by several processes; start one")
         workers = _workers(config, fabric)
         entries = _survey(config, progress)
         store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
@@ -72,10 +75,15 @@ def prepare(
         if resume and team.leads:
             _refuse_another(out, config)
     training = assemble(config, CHANNELS, fabric, team)
+    # of what each process has; then of what the run has, which only the first knows whole
+    alike = team.alike((_digest(entries, None), config.model_dump_json()))
     training.images = team.share(_digest(entries, validator))
+    latest = team.share(checkpoint.latest(out / "checkpoints") if resume and team.leads else None)
     with team.together():
-        if team.share(resume and checkpoint.latest(out / "checkpoints") is not None):
-            checkpoint.restore(out / "checkpoints", training)
+        if not alike:
+            raise UserError("the processes of this training have not the same images and configuration; start all with the same")
+        if latest is not None:
+            checkpoint.restore(latest, training)
         elif config.init is not None:
             _start_from(training, config.init, say)
     remarks = _remarks(config) + (validator.remarks if validator else [])

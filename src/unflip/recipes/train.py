@@ -76,7 +76,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     last/, and those that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be
     the same. ``say`` receives a line of news now and then.
 
-    Called by every process that torchrun or srun started, the processes train together; the first of them writes and speaks.
+    Called by every process that torchrun started, the processes train together; the first of them writes and speaks.
 
     Raises:
         UserError: something in the data, the configuration or ``out`` is wrong; found before training wherever possible.
@@ -88,19 +88,16 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     team = Team()
     if not team.leads:
         progress, say = False, lambda line: None
-    try:
-        prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
-        if team.leads:
-            _lead(prepared, out, resume, progress, say)
-        else:
-            _follow(prepared, out)
-    finally:
-        team.close()
+    prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
+    stopped = _lead(prepared, out, resume, progress, say) if team.leads else _follow(prepared, out)
+    team.close()  # not after an error: it would wait for whoever is gone
+    if stopped is not None:
+        raise stopped
     return out
 
 
-def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> None:
-    """The part of the first process, which writes and speaks for all."""
+def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> Interrupted | None:
+    """The part of the first process, which writes and speaks for all; what stopped it, if anything did."""
     training, pairs, _, models, validator, remarks = prepared
     config, device = training.config, training.fabric.device
     models.restore()
@@ -112,7 +109,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
             _report(out, config, models)
         for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
             say(line)
-        return
+        return None
 
     generators = dict(training.ema.network.items())  # type: ignore[operator]
     translator = Translator(modelfolder.Model(models.description(), generators, out), device)
@@ -150,14 +147,15 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
             stopped = "stop" in moment.due
     if stopped:
         code = EXIT_CODES[stop.signal or signal.SIGTERM]  # it may be another process that was asked
-        raise Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", code)
+        return Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", code)
     _report(out, config, models)
     say(f"{out / 'report.html'}: how it went")
     for line in models.outcome():
         say(line)
+    return None
 
 
-def _follow(prepared: Prepared, out: Path) -> None:
+def _follow(prepared: Prepared, out: Path) -> SaidElsewhere | None:
     """The part of every other process."""
     training, stopped = prepared.training, False
     with Stop() as stop:
@@ -165,8 +163,7 @@ def _follow(prepared: Prepared, out: Path) -> None:
             if "checkpoint" in moment.due:
                 checkpoint.save(out / "checkpoints", training)
             stopped = "stop" in moment.due
-    if stopped:
-        raise SaidElsewhere("stopped", EXIT_CODES[stop.signal or signal.SIGTERM])
+    return SaidElsewhere("stopped", EXIT_CODES[stop.signal or signal.SIGTERM]) if stopped else None
 
 
 def _batches(prepared: Prepared) -> Iterator[Batch]:
