@@ -43,7 +43,7 @@ from unflip.data.transforms import to_network
 from unflip.evaluation.labeled import find_labeled, same_names
 from unflip.evaluation.reader import Reader
 from unflip.inference import trust
-from unflip.inference.clues import NAMES, clues
+from unflip.inference.clues import NAMES
 from unflip.losses.robustness import unit
 from unflip.networks.projector import ProjectorConfig
 from unflip.networks.trust import TrustNetwork
@@ -73,9 +73,8 @@ class Case:
 
 def case_of(x: Array, y: Array, truth: Array, reader: Reader, run: str, seed: int) -> Case:
     """A source, its translation and its labels."""
-    size = trust.working_size(*y.shape[:2])
     flipped = np.where(truth == 255, -1, reader(y) != truth).astype(np.int8)
-    case = Case(run, seed, clues(trust.shrunk(x, size), trust.shrunk(y, size)), flipped)
+    case = Case(run, seed, trust.clues_of(x, y), flipped)
     case.scores["change"] = np.abs(x.astype(float) - y).mean(2)
     return case
 
@@ -111,7 +110,7 @@ def fit(cases: Sequence[Case], seed: int = 0) -> TrustNetwork:
         inputs, wanted = (
             torch.where(mirrored.view(-1, *[1] * (t.ndim - 1)), t.flip(-1), t) for t in (each[picked] for each in (seen, truth))
         )
-        logits = F.interpolate(network(inputs), wanted.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        logits = network(inputs, wanted.shape[-2:])
         known = wanted >= 0
         loss = F.binary_cross_entropy_with_logits(logits[known], wanted[known].float())
         optimizer.zero_grad()
@@ -125,8 +124,7 @@ def fit(cases: Sequence[Case], seed: int = 0) -> TrustNetwork:
 def score(network: TrustNetwork, cases: Iterable[Case]) -> None:
     """Note the probability of a flip by ``network``."""
     for case in cases:
-        logits = F.interpolate(network(case.clues), case.flipped.shape, mode="bilinear", align_corners=False)
-        case.scores["trust"] = logits.sigmoid()[0, 0].numpy()
+        case.scores["trust"] = network(case.clues, case.flipped.shape).sigmoid()[0].numpy()
 
 
 def position(fitted: Sequence[Case], judged: Sequence[Case]) -> None:

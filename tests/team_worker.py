@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from helpers import SIZE, images, labels, scale_weights, small_recipe
 from unflip.data.pairs import portion
-from unflip.devices import processes
 from unflip.engine import trainer
 from unflip.engine.team import Team
 from unflip.methods import METHODS
 from unflip.runs import RunConfig
+from unflip.torchrun import processes
 from unflip.types import Batch
 
 IMAGES, STEP = 4, 3

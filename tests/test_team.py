@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from unflip.data.folders import find_images, survey
 from unflip.data.pairs import Images, Pairs, portion
-from unflip.devices import processes
 from unflip.engine.team import Team
 from unflip.methods import METHODS, Recipe
+from unflip.torchrun import processes
 from unflip.types import Size
 
 HERE = Path(__file__).parent
@@ -38,6 +38,15 @@ def training(source: Path, target: Path, out: Path, *more: object, prefix: list[
     given = [*SMALL, *(f"{key}={value}" for key, value in settings.items())]
     command = [*(TORCHRUN if prefix is None else prefix), "-m", "unflip", "train", "--device", "cpu", "--method", "cut", "--size", 32]
     return [*command, "--source", source, "--target", target, "--out", out, *more, *(part for each in given for part in ("--set", each))]
+
+
+def until_it_logs(out: Path, *runs: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").is_file() or not (out / "log.jsonl").read_text():
+        assert time.monotonic() < deadline
+        for run in runs:
+            assert run.poll() is None, run.communicate()
+        time.sleep(0.2)
 
 
 def worst(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
@@ -73,17 +82,10 @@ def test_portions_share_everything_evenly() -> None:
             assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
-def test_alone_everything_is_its_own(tmp_path: Path) -> None:
+def test_alone_everything_is_its_own() -> None:
     team = Team()
-    assert (team.rank, team.size, team.leads, team.most(1), team.agree(True), team.share("x"), team.gather(2)) == (
-        0,
-        1,
-        True,
-        1,
-        True,
-        "x",
-        [2],
-    )
+    assert (team.rank, team.size, team.leads, team.most(1), team.agree(True)) == (0, 1, True, 1, True)
+    assert (team.share("x"), team.gather(2), team.alike("x")) == ("x", [2], True)
     assert team.means({"a": 0.5}) == {"a": 0.5}
 
 
@@ -138,10 +140,7 @@ def test_two_processes_stop_save_and_go_on(images_folder: Callable[..., Path], t
     source, target, out = images_folder("s", 4, 40), images_folder("t", 4, 40), tmp_path / "run"
     settings = {"batch": 2, "budget": 100_000, "log_every": 10, "pool": 5}
     run = started(*training(source, target, out, **settings))
-    deadline = time.monotonic() + 120
-    while not (out / "log.jsonl").is_file() or not (out / "log.jsonl").read_text():
-        assert run.poll() is None and time.monotonic() < deadline, run.communicate()
-        time.sleep(0.2)
+    until_it_logs(out, run)
     run.send_signal(signal.SIGTERM)  # torchrun hands it on to both
     _, errors = run.communicate(timeout=120)
     assert "is saved: --resume goes on" in errors and errors.count("stopped after") == 1, errors
@@ -167,10 +166,7 @@ def test_a_process_that_is_killed_ends_the_others(images_folder: Callable[..., P
     for rank in range(2):
         mine = ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         runs.append(subprocess.Popen([str(part) for part in command], env=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    deadline = time.monotonic() + 120
-    while not (out / "log.jsonl").is_file() or not (out / "log.jsonl").read_text():
-        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
-        time.sleep(0.2)
+    until_it_logs(out, *runs)
     runs[1].kill()
     _, errors = runs[0].communicate(timeout=60)
     assert runs[0].returncode == 2, errors

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from unflip.errors import UserError
 
@@ -27,14 +25,6 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "bf16" and not supported:
         raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")
     return "bf16" if supported and precision != "32" else "32"
-
-
-def processes() -> tuple[int, int]:
-    """How many processes torchrun started on this machine, and on how many machines."""
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        return 1, 1
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -11,6 +11,7 @@ import typer
 
 from unflip.cli import audit, bench, compare, demo, evaluate, methods, segmenter, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
+from unflip.torchrun import processes
 
 app = typer.Typer(
     name="unflip",
@@ -42,13 +43,8 @@ def main(context: typer.Context, version: bool = typer.Option(False, "--version"
         typer.echo(unflip.__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    elif context.invoked_subcommand != "train" and _several():
+    elif context.invoked_subcommand != "train" and processes() != (1, 1):
         raise UserError("only `unflip train` works with several processes; start this without torchrun")
-
-
-def _several() -> bool:
-    """Whether torchrun started this with others."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def entry() -> int:
@@ -59,11 +55,11 @@ def entry() -> int:
     try:
         code = run()
     except BaseException:
-        if not _several():
+        if processes() == (1, 1):
             raise
         traceback.print_exc()
         code = 1
-    if code and _several():
+    if code and processes() != (1, 1):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from unflip.torchrun import leads
 
 
 def train(
@@ -69,6 +70,5 @@ def train(
     chosen = configure(method, file=config, settings=settings or (), **given)
     # by print, which the progress bar lets pass above itself; typer.echo would write into it
     run(chosen, out, resume=resume, say=lambda line: print(line, file=sys.stderr))
-    if os.environ.get("RANK", "0") != "0":
-        return  # the first process of several speaks
-    typer.echo(f"{out}: model in {out / 'model'}; translate with: unflip translate {out} INPUT --out DIR")
+    if leads():
+        typer.echo(f"{out}: model in {out / 'model'}; translate with: unflip translate {out} INPUT --out DIR")

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unflip.devices import processes
 from unflip.errors import UserError
+from unflip.torchrun import processes
 
 
 class Store:
@@ -35,9 +35,10 @@ class Store:
         ends = torch.tensor([0, *map(math.prod, self.shapes)]).cumsum(0)
         self.starts: list[int] = ends.tolist()
         total = self.starts[-1]
-        if cache == "memory" and shared and total * processes()[0] > _free_shared_memory():
-            raise UserError(f"images need {total / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
-        if cache == "memory" or (cache == "auto" and _fits(total, shared)):
+        needed = total * processes()[0]  # every process of a training on this machine keeps images of its own
+        if cache == "memory" and shared and needed > _free_shared_memory():
+            raise UserError(f"images need {needed / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
+        if cache == "memory" or (cache == "auto" and _fits(needed, shared)):
             self.pixels = torch.empty(total, dtype=torch.uint8)
             if shared:  # takes the memory at once, so that the next store sees what is left, and no worker can run out of it later
                 self.pixels.share_memory_()
@@ -59,10 +60,7 @@ class Store:
 
 
 def _fits(total: int, shared: bool) -> bool:
-    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training.
-
-    Every process of a training on this machine keeps images of its own."""
-    total *= processes()[0]
+    """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training."""
     return total <= _available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
 
 

@@ -14,8 +14,9 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from unflip.devices import choose_device, choose_precision, processes
+from unflip.devices import choose_device, choose_precision
 from unflip.errors import UserError
+from unflip.torchrun import processes
 
 
 def launch(device: str, precision: str, *, many: bool = False, idles: bool = True) -> Fabric:

@@ -6,10 +6,10 @@ its connection closes, and where one validates for hours the others wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,8 @@ class Team:
         if self.group is None:
             return level
         found = torch.tensor(level)
-        self._tell(lambda: dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group))
+        with self.noticing():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
         return int(found)
 
     def means(self, values: dict[str, float]) -> dict[str, float]:
@@ -56,28 +57,32 @@ class Team:
         if self.group is None:
             return values
         found = torch.tensor(list(values.values()), dtype=torch.float64)
-        self._tell(lambda: dist.all_reduce(found, group=self.group))
+        with self.noticing():
+            dist.all_reduce(found, group=self.group)
         return dict(zip(values, (found / self.size).tolist(), strict=True))
-
-    def alike(self, value: Any) -> bool:
-        """Whether all processes have the same ``value``."""
-        if self.group is None:
-            return True
-        found: list[Any] = [None] * self.size
-        self._tell(lambda: dist.all_gather_object(found, value, group=self.group))
-        return all(each == value for each in found)
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every process, in their order, for process 0; for the others, nothing."""
         if self.group is None:
             return [value]
         found: list[Any] | None = [None] * self.size if self.leads else None
-        self._tell(lambda: dist.gather_object(value, found, dst=0, group=self.group))
+        with self.noticing():
+            dist.gather_object(value, found, dst=0, group=self.group)
         return found or []
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.most(0)
+    def share(self, value: T) -> T:
+        """Process 0's ``value``."""
+        if self.group is None:
+            return value
+        found: list[Any] = [value]
+        with self.noticing():
+            dist.broadcast_object_list(found, src=0, group=self.group)
+        return found[0]
+
+    def alike(self, value: Any) -> bool:
+        """Whether all processes have the same ``value``."""
+        found = self.gather(value)
+        return self.share(all(each == value for each in found))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -90,12 +95,7 @@ class Team:
         except UserError as error:
             self.fail(error)
         else:
-            self.refuse_failures()
-
-    def fail(self, error: UserError) -> None:
-        """Tell the others, who are in or on their way to :meth:`refuse_failures` or :meth:`most`, and raise."""
-        self.most(FAILED)
-        self._raise(error)
+            self.agree(False)
 
     def agree(self, stop: bool) -> bool:
         """Whether any process asks to ``stop``. Raises where one failed."""
@@ -104,45 +104,27 @@ class Team:
             self._raise(None)
         return level == STOP
 
-    def share(self, value: T) -> T:
-        """Process 0's ``value``."""
-        if self.group is None:
-            return value
-        found: list[Any] = [value]
-        self._tell(lambda: dist.broadcast_object_list(found, src=0, group=self.group))
-        return found[0]
+    def fail(self, error: UserError) -> NoReturn:
+        """Tell the others, who are in or on their way to :meth:`agree`, and raise."""
+        self.most(FAILED)
+        self._raise(error)
 
-    def refuse_failures(self) -> None:
-        """Raise where another process failed."""
-        if self.most(FINE) == FAILED:
-            self._raise(None)
-
-    def _raise(self, mine: UserError | None) -> None:
+    def _raise(self, mine: UserError | None) -> NoReturn:
         """The first of the errors of all processes."""
-        if self.group is None:
-            assert mine is not None
-            raise mine
-        said: list[Any] = [None] * self.size
-        self._tell(lambda: dist.all_gather_object(said, None if mine is None else str(mine), group=self.group))
-        message = next(each for each in said if each is not None)
+        said = self.gather(None if mine is None else str(mine))
+        message = self.share(next((each for each in said if each is not None), ""))
         if not self.leads:
             raise SaidElsewhere(message) from mine
         raise mine if mine is not None and str(mine) == message else UserError(message)
 
-    def _tell(self, what: Callable[[], Any]) -> None:
-        try:
-            what()
-        except RuntimeError as error:  # the connection closed
-            raise UserError(GONE) from error
-
     @contextmanager
     def noticing(self) -> Iterator[None]:
-        """Around what exchanges gradients: says in one line that another process is gone."""
+        """Around every exchange, that of gradients too: says in one line that another process is gone."""
         try:
             yield
         except RuntimeError as error:
             if self.size > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
-                raise UserError(GONE) from None
+                raise UserError(GONE) from error
             raise
 
 

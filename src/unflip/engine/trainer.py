@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -18,14 +18,12 @@ from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
 from unflip.engine.team import Team
-from unflip.errors import SaidElsewhere, UserError
+from unflip.errors import UserError
 from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.runs import RunConfig
 from unflip.schedules import constant_then_linear
 from unflip.types import Batch
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -77,13 +75,12 @@ class Averages:
 
     def means(self, team: Team, seen: int) -> dict[str, float]:
         """The means so far, over all processes. Refuses what is no number any more, before a run logs, draws or saves it."""
-        team.refuse_failures()  # before anything waits for the device
+        team.agree(False)  # before anything waits for the device
         means = team.means({name: float(value) / self.counts[name] for name, value in self.sums.items()})
         for name, value in means.items():
             if not math.isfinite(value):
-                raise (UserError if team.leads else SaidElsewhere)(
-                    f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight"
-                )
+                message = f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight"
+                team.fail(UserError(message))  # so in all of them
         return means
 
 
@@ -156,7 +153,6 @@ def _next(batches: Iterator[Batch], team: Team) -> Batch | None:
         return next(batches, None)
     except UserError as error:
         team.fail(error)
-        raise
 
 
 def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
@@ -178,17 +174,17 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
     pieces = [(_moved(training, piece), share) for piece, share in _pieces(batch, whole, training)]
     parts: dict[str, Tensor] = {}
     shown: list[dict[str, tuple[Tensor, Tensor]]] = []
-    for last, (piece, share) in _last(pieces):
+    for k, (piece, share) in enumerate(pieces, 1):
         draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
-        with _local(training, "generator", not last):
+        with _local(training, "generator", k < len(pieces)):
             total, found, pairs = training.wrapped["generator"](piece, draws, weights, opponents)
             training.fabric.backward(share * total)
         _add(parts, found, share)
         shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
     _step(training, "generator")
 
-    for last, ((_, share), pairs) in _last(list(zip(pieces, shown, strict=True))):
-        with _local(training, "discriminator", not last):
+    for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
+        with _local(training, "discriminator", k < len(pieces)):
             total, found = training.wrapped["discriminator"](pairs)
             training.fabric.backward(share * total)
         _add(parts, found, share)
@@ -218,11 +214,6 @@ def _moved(training: Training, batch: Batch) -> Batch:
     source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
     labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
     return Batch(source, target, batch.first, batch.step, labels)
-
-
-def _last(items: list[T]) -> Iterator[tuple[bool, T]]:
-    """Every item, and whether it is the last."""
-    return ((i == len(items) - 1, item) for i, item in enumerate(items))
 
 
 def _local(training: Training, player: str, local: bool) -> AbstractContextManager[Any]:

@@ -120,7 +120,10 @@ def halved(x: Tensor) -> Tensor:
 
 
 def kinds(points: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, NDArray[np.int64]]:
-    """K-means: the centers of up to ``count`` kinds, as many as there are different points, and the kind of every point."""
+    """K-means: the centers of up to ``count`` kinds, as many as there are different points, and the kind of every point.
+
+    Not scikit-learn's, which is an extra: trust maps are to work without.
+    """
     centers = points[rng.integers(len(points))][None]
     for _ in range(count - 1):  # k-means++ (Arthur & Vassilvitskii, SODA 2007)
         distance = _square_distances(points, centers).min(1)

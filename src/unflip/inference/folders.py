@@ -71,11 +71,8 @@ def translate_folder(translator: Translator, source: Path, out: Path, *, trust: 
             fitted()  # read before the first translation, and by one thread
     make_folder(out)
     there = {name for name in names if name.as_posix() in finished and (out / name).is_file()}
-    todo = [_Job(path, name, name in there) for path, name in zip(paths, names, strict=True)]
-    if maps is None:
-        todo = [job for job in todo if not job.translated]
-    else:
-        todo = [job for job in todo if not job.translated or not (maps / job.name).with_suffix(".png").is_file()]
+    jobs = [_Job(path, name, name in there) for path, name in zip(paths, names, strict=True)]
+    todo = [job for job in jobs if not job.translated or (maps is not None and not _map_of(job.name, maps).is_file())]
     outcome = Outcome(skipped=len(paths) - len(todo))
 
     by = {"model": _model_id(translator), "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
@@ -142,9 +139,13 @@ def _save(job: _Job, image: Decoded | UserError, translation: Array | None, out:
         found["seconds"] = seconds
     if maps is not None:
         probability = trust_map(image.rgb, translation)
-        write_trust((maps / job.name).with_suffix(".png"), probability)
+        write_trust(_map_of(job.name, maps), probability)
         found["trust"] = round(float(probability.mean()), 4)
     return found
+
+
+def _map_of(name: Path, maps: Path) -> Path:
+    return (maps / name).with_suffix(".png")
 
 
 def _at_once(translator: Translator) -> int:
@@ -204,7 +205,7 @@ def _refuse_maps(maps: Path, source: Path, names: list[Path], out: Path) -> None
         other = taken.setdefault(name.with_suffix(""), name)
         if other != name:
             raise UserError(f"{other} and {name} would have one trust map; rename one of them, or leave out --trust")
-        if not (out / MANIFEST).exists() and (maps / name).with_suffix(".png").exists():
+        if not (out / MANIFEST).exists() and _map_of(name, maps).exists():
             raise UserError(f"{maps} holds another {name.with_suffix('.png')}, which unflip did not write; choose another --out")
 
 

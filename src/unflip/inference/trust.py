@@ -46,13 +46,15 @@ def trust_map(source: Array, translation: Array) -> NDArray[np.float32]:
     Returns:
         ``(H, W)`` in [0, 1]: 1 is trust, 0 probably flipped. A function of the two images only.
     """
-    height, width = translation.shape[:2]
-    size = working_size(height, width)
-    x, y = (shrunk(image, size) for image in (source, translation))
     with torch.inference_mode():
-        logits = fitted()(clues(x, y))
-        flipped = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False).sigmoid()
-    return (1 - flipped)[0, 0].numpy()
+        flipped = fitted()(clues_of(source, translation), translation.shape[:2]).sigmoid()
+    return (1 - flipped)[0].numpy()
+
+
+def clues_of(source: Array, translation: Array) -> Tensor:
+    """The clues of two images as they are judged, ``(1, C, h, w)``."""
+    size = working_size(*translation.shape[:2])
+    return clues(shrunk(source, size), shrunk(translation, size))
 
 
 def write_trust(path: Path, trust: NDArray[np.float32]) -> None:

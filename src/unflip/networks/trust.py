@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH = 16
@@ -10,7 +11,7 @@ DILATIONS = (1, 1, 2, 4, 8, 1)
 
 
 class TrustNetwork(nn.Module):
-    """Clues ``(N, C, h, w)`` to the logit of a flip ``(N, 1, h, w)``.
+    """Clues ``(N, C, h, w)`` to the logit of a flip at every pixel of an image of a ``size`` (height, width), ``(N, H, W)``.
 
     Residual dilated convolutions: every decision sees 18 places to each side, since what happened to a tree shows at its crown as a whole.
     Borders are continued, so that a small image will do. The clues are standardized by ``mean`` and ``deviation``, ``(C, 1, 1)``, those of
@@ -30,12 +31,12 @@ class TrustNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(clues, 1, 1))
         self.register_buffer("deviation", torch.ones(clues, 1, 1))
 
-    def forward(self, clues: Tensor) -> Tensor:
-        """The logit at every place."""
+    def forward(self, clues: Tensor, size: tuple[int, int]) -> Tensor:
+        """The logits, judged at the clues' resolution and enlarged."""
         h = self.inside((clues - self.mean) / self.deviation).relu()
         for convolution in self.middle:
             h = h + convolution(h).relu()
-        return self.outside(h)
+        return F.interpolate(self.outside(h), size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _convolution(channels: int, dilation: int) -> nn.Conv2d:

@@ -17,7 +17,6 @@ from unflip.data.folders import Entry, find_images, same_folder, survey
 from unflip.data.labels import Labels, match_labels, survey_labels
 from unflip.data.pairs import Images, Pairs
 from unflip.data.transforms import to_network
-from unflip.devices import processes
 from unflip.engine import checkpoint
 from unflip.engine.team import Team
 from unflip.engine.trainer import Training, assemble
@@ -31,6 +30,7 @@ from unflip.recipes.models import CHANNELS, Models
 from unflip.recipes.validate import Validator
 from unflip.runs import RunConfig, from_yaml, leaves
 from unflip.tensors import load_exactly, read_tensors
+from unflip.torchrun import processes
 from unflip.types import Batch
 
 SAMPLES = 6
@@ -75,9 +75,9 @@ def prepare(
         if resume and team.leads:
             _refuse_another(out, config)
     training = assemble(config, CHANNELS, fabric, team)
-    # of what each process has; then of what the run has, which only the first knows whole
-    alike = team.alike((_digest(entries, None), config.model_dump_json()))
-    training.images = team.share(_digest(entries, validator))
+    images = _digest(entries, None)
+    alike = team.alike((images, config.model_dump_json()))
+    training.images = team.share(_digest(entries, validator) if validator else images)
     latest = team.share(checkpoint.latest(out / "checkpoints") if resume and team.leads else None)
     with team.together():
         if not alike:
