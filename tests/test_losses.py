@@ -446,9 +446,9 @@ def test_v1_and_v2_have_one_value_and_one_gradient_for_the_generator() -> None:
 
 
 @pytest.mark.parametrize("form", ROBUSTNESS)
-def test_robustness_is_a_float32_island(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under bfloat16 autocast the term's value is float32's, for the same features; without the island it is not."""
-    term = Robustness(form=form)
+def test_robustness_can_be_a_float32_island(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With float32=true, its value under bfloat16 autocast is float32's, for the same features; without the island it is not."""
+    term = Robustness(form=form, float32=True)
     step, _, nets, _ = robust_step(term, torch.float32)
     step = Step(step.source, step.target, step.fake, features={"source": tuple(f.detach() for f in step.features["source"])})
     draws = [perturbation(2, *step.features["source"][2].shape[1:], 16, tap=2, seed=seed) for seed in range(6)]
@@ -467,7 +467,7 @@ def test_robustness_is_a_float32_island(form: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_noise_would_vanish_in_bfloat16() -> None:
-    """Features as long as CUT's deep ones: noise of 1e-3 keeps its size in the island, and is lost where features stay in bfloat16."""
+    """Features as long as CUT's deep ones: noise of 1e-3 keeps its size where it is added in float32, and is lost in bfloat16."""
     h, drawn = (10 * noise(1, 16, 8, 8)).bfloat16(), perturbation(1, 16, 8, 8, 16)
     term = Robustness()
     features = precision.at_least_float32(h)

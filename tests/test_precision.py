@@ -13,10 +13,13 @@ from unflip.runs import collect, validate
 from unflip.types import Batch
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_in_bfloat16(method: str) -> None:
+@pytest.mark.parametrize(("method", "setting"), [*((method, None) for method in METHODS), ("srunit", "robustness.float32=true")])
+def test_every_method_trains_in_bfloat16(method: str, setting: str | None) -> None:
     recipe = small_recipe(METHODS[method].recipe).model_dump(mode="json")
-    config = validate({**collect(method, source="a", target="b", size=32, budget=8), **recipe})
+    values = {**collect(method, source="a", target="b", size=32, budget=8), **recipe}
+    if setting:
+        values["terms"]["robustness"]["float32"] = True
+    config = validate(values)
     training = assemble(config, (3, 3), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
     seen = []
     block = training.generator.inner("to_target").get_submodule("stages.block1.body.1")
@@ -27,6 +30,6 @@ def test_every_method_trains_in_bfloat16(method: str) -> None:
         parts, _ = play(training, Batch(images[:1], images[1:], step, step))
         assert all(value.dtype == torch.float32 and value.isfinite() for value in parts.values()), parts
     assert torch.bfloat16 in seen, "autocast was not on: this test shows nothing"
-    assert (torch.float32 in seen) == ("robustness" in parts), "the perturbed branch, and nothing else, runs in float32"
+    assert (torch.float32 in seen) == bool(setting), "the perturbed branch runs in float32 if it is told to, and nothing else does"
     moved = [name for name, value in training.generator.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > len(before) / 2 and all(value.dtype == torch.float32 for value in before.values())

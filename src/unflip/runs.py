@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import (
     Field,
@@ -27,6 +28,7 @@ from unflip.errors import UserError
 from unflip.losses import TERMS
 from unflip.losses.term import Setting
 from unflip.methods import METHODS, Recipe
+from unflip.networks.chain import missing_compiler
 from unflip.types import GivenSize, Size
 
 
@@ -94,6 +96,8 @@ class RunConfig(Recipe):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the networks and record steps as CUDA graphs, which takes a minute or two; ``auto``: on GPUs, where a compiler is there."""
     ema: EmaConfig = EmaConfig()
     init: Path | None = None
     """A run or model folder whose weights this run starts from."""
@@ -110,6 +114,16 @@ class RunConfig(Recipe):
     def validates(self) -> bool:
         """Whether checkpoints are judged as the run goes on."""
         return self.data.val_source is not None
+
+    def compiles(self, device: torch.device) -> bool:
+        """Whether a run on ``device`` compiles. Raises ``UserError`` where it is told to and cannot."""
+        if self.compile is not True:
+            return self.compile == "auto" and device.type == "cuda" and missing_compiler() is None
+        if device.type != "cuda":
+            raise UserError(f"compile: {device.type} gains nothing from it; leave it out")
+        if missing := missing_compiler():
+            raise UserError(f"compile: {missing} is missing; install it, or set compile=false")
+        return True
 
     @field_validator("method")
     @classmethod

@@ -60,8 +60,12 @@ def restore(where: Path, training: Training) -> None:
         load_exactly(module, part(f"{name}/"), where / STATE)
     for name, optimizer in training.optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for key, value in part(f"{name}_optimizer/").items():
             index, field = key.split("/")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:  # the fused step wants them laid out alike
+                value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
             state.setdefault(int(index), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for side, pool in training.pools.items():

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,13 @@ from unflip.data.pairs import portion
 from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
+from unflip.engine.replay import Replay
 from unflip.engine.team import Team
 from unflip.errors import UserError
+from unflip.losses.draws import Draws
 from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
+from unflip.networks.chain import compile_networks
 from unflip.runs import RunConfig
 from unflip.schedules import constant_then_linear
 from unflip.types import Batch
@@ -45,6 +49,9 @@ class Training:
     """Source images."""
     wrapped: dict[str, Any] = field(default_factory=dict)
     """The players and optimizers as Fabric wants them called."""
+    compiled: bool = False
+    turns: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    """What a player does with a piece of a batch: :func:`_generator_turn`, :func:`_discriminator_turn`, on a GPU recorded."""
 
 
 class Moment(NamedTuple):
@@ -91,6 +98,10 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
     with team.together():
         generator = GeneratorPlayer(config, channels, config.seed)
         discriminator = DiscriminatorPlayer(config, channels, config.seed)
+    compiled = config.compiles(fabric.device)
+    torch.backends.cudnn.benchmark = compiled  # crops are of one size, and steps many
+    if compiled:
+        compile_networks([*generator.generators.values(), *discriminator.networks.values()])
     ema = Ema(generator.generators, config.ema.half_life, config.ema.share)
     ema.network.to(fabric.device)
     training = Training(
@@ -102,13 +113,21 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
         ema=ema,
         pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
         team=team,
+        compiled=compiled,
     )
     for name, player in (("generator", generator), ("discriminator", discriminator)):
+        player.to(fabric.device)
+        rate: float | Tensor = config.optimizer.rate(name)
+        rate = torch.tensor(rate, device=fabric.device) if compiled else rate  # read when a recorded step is replayed
         optimizer = torch.optim.Adam(
-            player.parameters(), config.optimizer.rate(name), config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True
+            player.parameters(), rate, config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True, capturable=compiled
         )
         training.optimizers[name] = optimizer
         training.wrapped[name], training.wrapped[f"{name}_optimizer"] = fabric.setup(player, optimizer)
+    training.turns = {"generator": partial(_generator_turn, training), "discriminator": partial(_discriminator_turn, training)}
+    if compiled and team.size == 1 and config.accumulate == 1:  # else what one piece gave is still needed when the next is played
+        pool_handle, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(fabric.device)
+        training.turns = {name: Replay(turn, pool_handle, stream) for name, turn in training.turns.items()}
     return training
 
 
@@ -167,32 +186,54 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
     rate = constant_then_linear(progress, config.optimizer.constant)
     for player, optimizer in training.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = rate * config.optimizer.rate(player)
+            _set(group, rate * config.optimizer.rate(player))
 
     weights = active(config.terms, progress, batch.step)
-    opponents = training.discriminator.frozen()
+    short = training.compiled and whole < config.batch  # nothing is compiled for the last batch
+    with torch.compiler.set_stance("force_eager") if short else nullcontext():
+        parts = _both_turns(training, batch, whole, weights, progress)
+
+    training.seen = start + whole
+    training.ema.update(training.generator.generators, training.seen, whole)
+    return parts, rate * config.optimizer.lr
+
+
+def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str, float], progress: float) -> dict[str, Tensor]:
+    """The step's parts."""
+    config = training.config
     pieces = [(_moved(training, piece), share) for piece, share in _pieces(batch, whole, training)]
     parts: dict[str, Tensor] = {}
     shown: list[dict[str, tuple[Tensor, Tensor]]] = []
     for k, (piece, share) in enumerate(pieces, 1):
         draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
-        with _local(training, "generator", k < len(pieces)):
-            total, found, pairs = training.wrapped["generator"](piece, draws, weights, opponents)
-            training.fabric.backward(share * total)
+        found, pairs = training.turns["generator"](piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
         _add(parts, found, share)
         shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
-    _step(training, "generator")
-
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
-        with _local(training, "discriminator", k < len(pieces)):
-            total, found = training.wrapped["discriminator"](pairs)
-            training.fabric.backward(share * total)
-        _add(parts, found, share)
-    _step(training, "discriminator")
+        _add(parts, training.turns["discriminator"](pairs, share, k == len(pieces)), share)
+    return parts
 
-    training.seen = start + whole
-    training.ema.update(training.generator.generators, training.seen, whole)
-    return parts, rate * config.optimizer.lr
+
+def _generator_turn(
+    training: Training, piece: Batch, draws: Draws, weights: dict[str, float], share: float, last: bool
+) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """The generators' player on a piece: its parts, and what each view's discriminator is to tell apart. With the ``last``, its step."""
+    with _local(training, "generator", not last):
+        total, found, pairs = training.wrapped["generator"](piece, draws, weights, training.discriminator.frozen())
+        training.fabric.backward(share * total)
+    if last:
+        _step(training, "generator")
+    return found, pairs
+
+
+def _discriminator_turn(training: Training, pairs: dict[str, tuple[Tensor, Tensor]], share: float, last: bool) -> dict[str, Tensor]:
+    """The discriminators' player on a piece: its parts. With the ``last``, its step."""
+    with _local(training, "discriminator", not last):
+        total, found = training.wrapped["discriminator"](pairs)
+        training.fabric.backward(share * total)
+    if last:
+        _step(training, "discriminator")
+    return found
 
 
 def _pieces(batch: Batch, whole: int, training: Training) -> Iterator[tuple[Batch, float]]:
@@ -226,6 +267,13 @@ def _local(training: Training, player: str, local: bool) -> AbstractContextManag
 def _add(parts: dict[str, Tensor], found: dict[str, Tensor], share: float) -> None:
     for name, value in found.items():
         parts[name] = parts[name] + share * value if name in parts else share * value
+
+
+def _set(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _step(training: Training, player: str) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 from unflip import modelfolder
 from unflip.data.images import Array, parse_resize, prepare
 from unflip.data.transforms import to_image, to_network
-from unflip.devices import choose_device
+from unflip.devices import choose_device, choose_precision
 from unflip.errors import UserError
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
+from unflip.networks.chain import compile_networks, missing_compiler
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 Direction = Literal["forward", "backward"]
@@ -45,7 +46,7 @@ class Translator:
             raise UserError(f"{model.folder} translates forward only; its method learns no way back")
         self.config, self.folder, self.device, self.direction = model.config, model.folder, device, direction
         self.generator = model.generators[side]
-        self.one_by_one = False
+        self.one_by_one = self.half = False
         self.resize = parse_resize(self.config.resize)
 
     def __call__(self, image: AnyImage) -> AnyImage:
@@ -64,19 +65,28 @@ class Translator:
     @torch.inference_mode()
     def network(self, x: Tensor) -> Tensor:
         """``(N, 3, H, W)`` in [-1, 1] to the same; no resizing."""
-        x = x.to(self.device)
-        if not self.one_by_one:
-            return self.generator(x)
-        return torch.cat([self.generator(image.contiguous(memory_format=torch.channels_last)) for image in x.split(1)])
+        x = x.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            if not self.one_by_one:
+                return self.generator(x).float()
+            return torch.cat([self.generator(image.contiguous(memory_format=torch.channels_last)) for image in x.split(1)])
 
-    def channels_last(self) -> None:
-        """Lay the weights out as a CPU's convolutions want them; images are then translated one by one, since a batch gains nothing there.
+    def quicken(self, precision: str = "auto") -> None:
+        """Compute as fast as the device can. Not for networks that somebody else trains.
 
-        Not for networks that somebody else trains. A multi-scale generator, whose windows are a batch, stays as it is.
+        On a CPU, weights are laid out as its convolutions want them, and images are translated one by one, since a batch gains nothing;
+        a multi-scale generator, whose windows are a batch, stays as it is. On a GPU, convolutions compute in bfloat16, if ``precision``
+        ("auto", "32" or "bf16") says so.
         """
+        self.half = choose_precision(precision, self.device) == "bf16"
         if self.device.type == "cpu" and isinstance(self.generator, Generator):
             self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.one_by_one = True
+
+    def compile(self) -> None:
+        """Compile the network, on a GPU where that can be done. It takes a minute for every new size of image or batch."""
+        if self.device.type == "cuda" and missing_compiler() is None:
+            compile_networks([self.generator])
 
     def pixels(self, rgb: Array, size: tuple[int, int]) -> Array:
         """An image already resized for the model, ``(H, W, 3)`` uint8, to its translation at ``size`` (width, height)."""
@@ -121,7 +131,7 @@ def load(path: str | Path, *, device: str = "auto", direction: Direction = "forw
     """
     chosen = choose_device(device)
     translator = Translator(modelfolder.load(Path(path), chosen), chosen, direction)
-    translator.channels_last()
+    translator.quicken()
     return translator
 
 

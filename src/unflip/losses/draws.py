@@ -81,6 +81,9 @@ class Stream:
 
 def gather(features: Tensor, positions: Tensor) -> Tensor:
     """The features ``(N, C, h, w)`` at ``positions`` ``(N, P)``: ``(N, P, C)``."""
+    if not features.is_contiguous():  # channels last, as on a GPU: so are their gradients then
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2)
+        return rows.gather(1, positions[..., None].expand(-1, -1, rows.shape[-1]))
     # not by indexing: that gives the features a gradient in channels_last order, for which PyTorch's instance norm of a single image
     # computes a wrong gradient on CPU (seen in 2.15; docs/decisions/parity.md)
     n, c = features.shape[:2]

@@ -7,6 +7,7 @@ and what the published code computes, are argued in docs/decisions/robustness.md
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, model_validator
@@ -60,7 +61,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Robustness(Term):
-    """``E d(F(h), F(h')) / m`` with h' the features of the image that G makes of h + noise of magnitude m; one tap a step, in float32."""
+    """``E d(F(h), F(h')) / m`` with h' the features of the image that G makes of h + noise of magnitude m; one tap a step."""
 
     form: Form = "paper"
     """``paper``: divides by the magnitude that was added, normalized to an expected factor of 1. ``as_released``: the published code's
@@ -75,6 +76,8 @@ class Robustness(Term):
     patches: int = Field(default=256, ge=1)
     update: Literal["v1", "v2"] = "v2"
     """``v2``: the term moves generator and projector. ``v1``: the generator only."""
+    float32: bool = False
+    """Compute the perturbed branch in float32, without TF32, where the rest runs in bfloat16. Noise is added in float32 in any case."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.source"})
     projects: ClassVar[bool] = True
@@ -103,14 +106,15 @@ class Robustness(Term):
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None
         projector = detached(nets.projector) if self.update == "v1" else nets.projector
-        h = step.features["source"][drawn.tap]
-        with full_precision(h):
-            h = at_least_float32(h)
+        h = at_least_float32(step.features["source"][drawn.tap])
+        with full_precision(h) if self.float32 else nullcontext():
             perturbed, factor = self.perturb(h, drawn)
             image = nets.generator.decode(perturbed, drawn.tap)
             again = nets.generator.encode(image, drawn.tap)[-1]
             # the reference is the clean source, not the clean translation: at vanishing noise the term aligns source and translation
             clean, moved = (projector(drawn.tap, gather(f, drawn.positions)) for f in (h, again))
-            loss = (distance(clean, moved) * gather(factor, drawn.positions).squeeze(-1)).mean()
+        with full_precision(h):
+            apart = distance(at_least_float32(clean), at_least_float32(moved))
+            loss = (apart * gather(factor, drawn.positions).squeeze(-1)).mean()
         # the published code divides by its number of taps although it evaluates one
         return loss / len(step.features["source"]) if self.form == "as_released" else loss

@@ -91,8 +91,9 @@ def one_view(generator: Generator, source: Tensor, target: Tensor, labels: Tenso
     n = len(source)
     shown = torch.cat([source, target]) if _with_identity(needs) else source
     images, taken = generator.run(shown)
-    step = Step(source, target, images[:n], images[n:] if len(images) > n else None, labels=labels)
-    return _with_features(generator, step, [(f[:n], f[n:]) for f in taken], flipped, needs)
+    fake, identity = _split(images, n)
+    step = Step(source, target, fake, identity if len(identity) else None, labels=labels)
+    return _with_features(generator, step, [_split(f, n) for f in taken], flipped, needs)
 
 
 def two_scales(
@@ -119,14 +120,21 @@ def two_scales(
 
     steps = []
     for k, ((source, target), made) in enumerate(((sharp, fused), (small, contexts))):
-        step = Step(source, target, made[:n], made[n:] if len(ends) == 2 else None)
-        here = [f[k * n * len(ends) :][: n * len(ends)] for f in taken]
-        steps.append(_with_features(generator.inner, step, [(f[:n], f[n:]) for f in here], flipped, needs))
+        fake, identity = _split(made, n)
+        step = Step(source, target, fake, identity if len(ends) == 2 else None)
+        here = [_split(f, n * len(ends))[k] for f in taken]
+        steps.append(_with_features(generator.inner, step, [_split(f, n) for f in here], flipped, needs))
     plain, context = replace(steps[0], detail=details[:n]), steps[1]
     if labels is not None:
         plain = replace(plain, labels=cut(labels, windows, (height // 2, width // 2)))
         context = replace(context, labels=labels[:, ::2, ::2])
     return plain, context
+
+
+def _split(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` and the rest. Their gradients are put together at once, where a slice's would be added to zeros."""
+    first, rest = x.split([n, len(x) - n])
+    return first, rest
 
 
 def _with_identity(needs: frozenset[str]) -> bool:
@@ -145,8 +153,8 @@ def _with_features(generator: Generator, step: Step, taken: list[tuple[Tensor, T
     wanted = [image for image in ("fake", "identity") if f"features.{image}" in needs]
     if wanted:
         encoded = generator.encode(torch.cat([getattr(step, image) for image in wanted]))
-        for i, image in enumerate(wanted):
-            features[image] = tuple(f[i * n : (i + 1) * n] for f in encoded)
+        for image, found in zip(wanted, zip(*(f.split(n) for f in encoded), strict=True), strict=True):
+            features[image] = found
         if flipped and "fake" in features:
             features["fake"] = tuple(f.flip(-1) for f in features["fake"])
     return replace(step, features=features)

@@ -8,7 +8,9 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from unflip.networks.blocks import BlurDown, Initialization, initialize
+from unflip.networks.blocks import BlurDown, Initialization, InstanceNorm, initialize
+from unflip.networks.chain import Chain, chain
+from unflip.networks.convolutions import ConvAheadOfNorm
 from unflip.networks.discriminator import DiscriminatorConfig
 
 
@@ -45,15 +47,17 @@ class PatchGAN(nn.Module):
             width = config.width * min(2**i, 8)
             halve = i < config.layers
             strided = halve and config.downsample == "stride"
-            layers.append(nn.Conv2d(channels, width, 4, stride=2 if strided else 1, padding=1))
+            conv = ConvAheadOfNorm if i > 0 else nn.Conv2d
+            layers.append(conv(channels, width, 4, stride=2 if strided else 1, padding=1))
             if i > 0:
-                layers.append(nn.InstanceNorm2d(width))
+                layers.append(InstanceNorm(width))
             layers.append(nn.LeakyReLU(0.2))
             if halve and not strided:
                 layers.append(BlurDown(width))
             channels = width
         layers.append(nn.Conv2d(channels, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
+        self.chain: Chain = chain
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.chain(list(self.layers), x)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unflip.networks.blocks import BlurDown, BlurUp, Initialization, InstanceNorm, ResidualBlock, initialize
+from unflip.networks.blocks import BlurDown, BlurUp, Initialization, InstanceNorm, Reflect, ResidualBlock, initialize
+from unflip.networks.chain import Chain, chain
+from unflip.networks.convolutions import ConvAheadOfNorm, ConvFromFew, ConvToFew
 from unflip.networks.generator import Generator, GeneratorConfig, Tap
 
 
@@ -66,8 +69,8 @@ class ResnetGenerator(Generator):
                 taps[name] = tap
 
         width = config.width
-        add("pad", nn.ReflectionPad2d(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
-        add("stem", nn.Conv2d(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
+        add("pad", Reflect(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
+        add("stem", (nn.Conv2d if "stem" in config.taps else ConvFromFew)(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
         add("stem_act", InstanceNorm(width), nn.ReLU(), reach=0)
         for name in ("down1", "down2"):
             if config.downsample == "blur":
@@ -85,25 +88,32 @@ class ResnetGenerator(Generator):
             if config.upsample == "blur":
                 add(f"{name}_blur", BlurUp(width), reach=1)
                 scale //= 2
-                add(name, nn.Conv2d(width, width // 2, 3, padding=1), reach=1)
+                add(name, ConvAheadOfNorm(width, width // 2, 3, padding=1), reach=1)
             else:
                 add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1), reach=1)
                 scale //= 2
             width //= 2
             add(f"{name}_act", InstanceNorm(width), nn.ReLU(), reach=0)
-        add("head", nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh(), reach=3)
+        add("head", Reflect(3), ConvToFew(width, out_channels, 7), nn.Tanh(), reach=3)
 
         names = [name for name, _ in self.stages.named_children()]
         self.taps = tuple(taps[name] for name in config.taps)
         self._tap_stages = [names.index(name) for name in config.taps]
+        ends = [*(names.index(name) for name in taps if name in config.taps or name.startswith("block")), len(names) - 1]
+        self._segments = [(before + 1, end) for before, end in pairwise((-1, *ends))]
+        self.chain: Chain = chain
 
     def _walk(self, x: Tensor, first: int, last: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Apply the stages ``first`` to ``last``; the result, and the activations at the taps on the way."""
-        features = []
-        for i in range(first, last + 1):
-            x = self.stages[i](x)
-            if i in self._tap_stages:
-                features.append(x)
+        """Apply the stages ``first`` to ``last``; the result, and the activations at the taps on the way.
+
+        A tap, and each block, ends a segment that is compiled for itself: so blocks are alike, and compiled once.
+        """
+        stages, features = list(self.stages), []
+        for start, end in self._segments:
+            if first <= start and end <= last:
+                x = self.chain(stages[start : end + 1], x)
+                if end in self._tap_stages:
+                    features.append(x)
         return x, tuple(features)
 
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -1,0 +1,227 @@
+"""Training steps on one GPU beside the published CUT's: A B A B in processes of their own, the floor, the profile, bfloat16 beside float32.
+
+    python benchmarks/speed_gpu.py --out DIR [--cut CHECKOUT] [--data DIR] [--parts ARM,...] [--rounds 2] [--minutes 10]
+
+CHECKOUT is a copy of github.com/taesungp/contrastive-unpaired-translation. Both sides play whole steps at 256 pixels and full width, on
+images that are in memory already and with their defaults otherwise; a time is that of many steps, waited for once at the end. SRUNIT's term
+is active, and played at each of the five taps, of which a run draws one in every step.
+
+Arms: ``unflip:METHOD:BATCH[:KEY=VALUE...]``, ``published:cut:BATCH``, ``translate:BATCH[:KEY=VALUE...]``, ``profile:METHOD:BATCH``, and
+``precision``, which trains on the images of DIR/source and DIR/target for 2,000 images in float32 and in bfloat16. What an arm finds is
+added to DIR/speed_gpu.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+SIZE, WARM = 256, 12
+"""Steps before those that are timed: enough for each kind of step to be compiled and recorded."""
+ARMS = (
+    *("unflip:cut:1", "published:cut:1", "unflip:cut:16", "published:cut:8", "unflip:cut:8", "published:cut:16"),
+    *("unflip:cut:32", "unflip:cut:4", "published:cut:4", "unflip:srunit:16", "unflip:srunit:16:robustness.every=4"),
+    *(
+        "unflip:srunit:1",
+        "unflip:cut:16:compile=false",
+        "unflip:cut:1:compile=false",
+        "unflip:cut:16:precision=32",
+        "translate:16",
+        "profile:cut:16",
+    ),
+)
+
+
+def timed(step: Any, seconds: float) -> float:
+    """Seconds of a step, over as many as fit into ``seconds``."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for i in range(4):
+        step(i)
+    torch.cuda.synchronize()
+    count = max(8, 4 * round(seconds / max(time.perf_counter() - began, 1e-6)))
+    began = time.perf_counter()
+    for i in range(count):
+        step(i)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / count
+
+
+def ours(method: str, batch: int, settings: list[str], seconds: float = 4) -> dict[str, Any]:
+    """Of unflip: seconds, bytes and operations of a step."""
+    from speed import TAPS, AtTap
+
+    from unflip.engine.launch import launch, machine
+    from unflip.engine.trainer import assemble, play
+    from unflip.losses.robustness import Robustness
+    from unflip.recipes import bench
+
+    config = bench.configure(method, size=SIZE, device="cuda", batch=batch, settings=settings)
+    fabric = launch("cuda", config.precision)
+    began = time.perf_counter()
+    training = assemble(config, bench.CHANNELS, fabric)
+    draw, times = Robustness.draw, []
+    for tap in TAPS[method]:
+
+        def at_tap(self: Robustness, stream: Any, taps: Any, tap: int = tap) -> Any:
+            return draw(self, AtTap(**vars(stream), tap=tap), taps)
+
+        Robustness.draw = at_tap  # type: ignore[method-assign]
+        batches = [bench._batch(config, i) for i in range(4)]
+        batches = [b._replace(source=b.source.pin_memory(), target=b.target.pin_memory()) for b in batches]
+        for i in range(WARM + (12 if "robustness.every=4" in settings else 0)):
+            play(training, batches[i % 4])
+        torch.cuda.synchronize()
+        ready = time.perf_counter() - began
+        times.append(timed(lambda i, batches=batches: play(training, batches[i % 4]), seconds / len(TAPS[method])))
+    memory = torch.cuda.max_memory_allocated()
+    plain = assemble(config.model_copy(update={"compile": False}), bench.CHANNELS, fabric)
+    flops = bench._flops(lambda: play(plain, batches[0]))
+    half = torch.float32 if config.precision == "32" else torch.bfloat16
+    peak = bench.matrix_peak(fabric.device, half)
+    mean = statistics.fmean(times)
+    return {
+        **{"seconds": mean, "by_tap": times, "bytes": memory, "flops": flops, "peak": peak, "share": flops / mean / peak, "ready": ready},
+        "machine": machine(fabric),
+    }
+
+
+def translation(batch: int, settings: list[str], seconds: float = 4) -> dict[str, Any]:
+    """Of unflip's translation, from bytes to bytes: seconds of a batch."""
+    from unflip.engine.launch import launch
+    from unflip.engine.trainer import assemble
+    from unflip.recipes import bench
+
+    config = bench.configure("cut", size=SIZE, device="cuda", batch=batch, settings=settings)
+    training = assemble(config, bench.CHANNELS, launch("cuda", config.precision))
+    images = [bench._batch(config, i).source.pin_memory() for i in range(4)]
+    translate = bench._translation(training, config)
+    for i in range(WARM):
+        translate(images[i % 4])
+    return {"seconds": timed(lambda i: translate(images[i % 4]), seconds)}
+
+
+def published(batch: int, checkout: Path, seconds: float = 4) -> dict[str, Any]:
+    """Of the published CUT, with its defaults."""
+    from parity import OPTIONS, Checkout
+
+    Checkout("CUT", checkout.resolve())
+    options = SimpleNamespace(**{**OPTIONS, "ngf": 64, "ndf": 64, "num_patches": 256, "batch_size": batch, "gpu_ids": [0]})
+    model = importlib.import_module("models.cut_model").CUTModel(options)
+    rng = torch.Generator().manual_seed(0)
+    data = {side: torch.rand(batch, 3, SIZE, SIZE, generator=rng) * 2 - 1 for side in ("A", "B")} | {"A_paths": [], "B_paths": []}
+    model.data_dependent_initialize(data)
+    model.parallelize()  # as its train.py does, also with one GPU
+
+    def step(_: int) -> None:
+        model.set_input(data)
+        model.optimize_parameters()
+
+    for i in range(WARM):
+        step(i)
+    found = timed(step, seconds)
+    return {"seconds": found, "bytes": torch.cuda.max_memory_allocated()}
+
+
+def profile(method: str, batch: int, out: Path) -> dict[str, Any]:
+    """Where a step's time goes, by kernel."""
+    from torch.profiler import ProfilerActivity
+
+    from unflip.engine.launch import launch
+    from unflip.engine.trainer import assemble, play
+    from unflip.recipes import bench
+
+    config = bench.configure(method, size=SIZE, device="cuda", batch=batch)
+    training = assemble(config, bench.CHANNELS, launch("cuda", config.precision))
+    batches = [bench._batch(config, i) for i in range(4)]
+    for i in range(WARM):
+        play(training, batches[i % 4])
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as found:
+        for i in range(3):
+            play(training, batches[i])
+        torch.cuda.synchronize()
+    kernels = sorted(found.key_averages(), key=lambda k: -k.self_device_time_total)
+    total = sum(k.self_device_time_total for k in kernels)
+    lines = [
+        f"{k.self_device_time_total / total:7.2%} {k.self_device_time_total / 3000:9.3f} ms {k.count // 3:5d}  {k.key}" for k in kernels
+    ]
+    (out / f"profile_{method}_{batch}.txt").write_text("\n".join(lines[:200]) + "\n")
+    return {"milliseconds": total / 3000}
+
+
+def precision(data: Path, out: Path) -> dict[str, Any]:
+    """The losses of 2,000 images in float32 and in bfloat16, in twenty means each."""
+    from unflip.recipes.train import configure, train
+
+    found: dict[str, Any] = {}
+    for mode in ("32", "bf16"):
+        run = out / f"precision_{mode}"
+        config = configure(
+            "cut", source=data / "source", target=data / "target", size=SIZE, budget=2_000, batch=4, precision=mode, log_every=100
+        )
+        began = time.perf_counter()
+        train(config, run, progress=False, say=lambda line: None)
+        found[f"seconds_{mode}"] = time.perf_counter() - began
+        found[mode] = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return found
+
+
+def one(arm: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """What an arm finds."""
+    kind, *rest = arm.split(":")
+    if kind == "precision":
+        return precision(asked.data, asked.out)
+    if kind == "translate":
+        return translation(int(rest[0]), rest[1:])
+    method, batch, *settings = rest
+    if kind == "unflip":
+        return ours(method, int(batch), settings)
+    return published(int(batch), asked.cut) if kind == "published" else profile(method, int(batch), asked.out)
+
+
+def main() -> None:
+    """Measure the arms in turn, ``--rounds`` times, until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cut", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--parts", default=",".join(ARMS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(one(asked.one, asked)))
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * asked.minutes
+    for i in range(asked.rounds):
+        for arm in asked.parts.split(","):
+            if time.monotonic() > end:
+                sys.exit("the time is over")
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", arm]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                print(f"{arm} failed: {(error.stderr or '')[-1500:]}", flush=True)
+                continue
+            found = json.loads(done.stdout.splitlines()[-1])
+            with open(asked.out / "speed_gpu.jsonl", "a") as file:
+                file.write(json.dumps({"arm": arm, "round": i + 1, **found}) + "\n")
+            short = {key: round(value, 4) for key, value in found.items() if isinstance(value, float)}
+            print(f"{i + 1} {arm}: {short}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Networks as a GPU runs them: compiled, with channels last in memory. Here traced only, on a CPU, which computes the same formulas."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
+from unflip.data.transforms import to_image
+from unflip.engine import checkpoint, trainer
+from unflip.engine.launch import launch
+from unflip.engine.replay import Replay
+from unflip.engine.trainer import assemble, play
+from unflip.errors import UserError
+from unflip.losses.draws import gather
+from unflip.methods import METHODS
+from unflip.networks import PatchGANConfig, ResnetConfig, chain
+from unflip.networks.blocks import BlurDown, BlurUp, InstanceNorm, Reflect, ResidualBlock
+from unflip.networks.convolutions import BLOCK, ConvFromFew, ConvToFew
+from unflip.runs import RunConfig, collect, validate
+from unflip.types import Batch
+
+
+def quick(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A copy of the network as :func:`unflip.networks.chain.compile_networks` makes it, traced but not translated to kernels."""
+    traced = chain.compiled("aot_eager")
+    monkeypatch.setattr(chain, "compiled", lambda: traced)
+    twin = copy.deepcopy(network)
+    chain.compile_networks([twin])
+    return twin
+
+
+def compiled(module: nn.Module) -> Any:
+    return torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
+
+
+def everything(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """What a network gives for ``x``, and the gradients of the input and the weights."""
+    x = x.clone().requires_grad_()
+    given, features = network.run(x) if hasattr(network, "run") else (network(x), ())
+    pull = torch.arange(given.numel(), dtype=given.dtype).sin().view_as(given)
+    ((given * pull).sum() + sum((f * f.detach().roll(1, 0)).mean() for f in features)).backward()
+    assert x.grad is not None
+    weights = [p.grad for p in network.parameters() if p.ndim > 1]
+    return [given.detach(), *(f.detach() for f in features), x.grad, *(grad for grad in weights if grad is not None)]
+
+
+@pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}, {"taps": ("stem", "down1", "block2")}])
+def test_a_compiled_generator_is_the_plain_one(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = scale_weights(ResnetConfig(width=8, blocks=3, **fields).build(3, 3, rng()))
+    twin, x = quick(network, monkeypatch), images(4, 40)[..., :32]
+    plain, found = everything(network, x), everything(twin, x.contiguous(memory_format=torch.channels_last))
+    assert len(plain) == len(found) and all(same(a, b, 1e-9) for a, b in zip(found, plain, strict=True))
+    assert all(f.is_contiguous(memory_format=torch.channels_last) for f in found[1 : 1 + len(network.taps)])
+    tap = len(network.taps) - 1
+    features = twin.encode(x)[tap]
+    assert same(twin.decode(features, tap), network.decode(network.encode(x)[tap], tap), 1e-9)
+
+
+def test_a_compiled_discriminator_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = scale_weights(PatchGANConfig(width=8).build(3, rng()))
+    x = images(2, 48)
+    assert all(same(a, b, 1e-9) for a, b in zip(everything(quick(network, monkeypatch), x), everything(network, x), strict=True))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (9, 5)])
+@pytest.mark.parametrize("module", [Reflect(3), Reflect(1), BlurDown(6), BlurUp(6), InstanceNorm(6)])
+def test_compiled_layers_are_the_plain_ones_at_any_size(module: nn.Module, size: tuple[int, int]) -> None:
+    module.double()
+    x = noise(2, 6, *size)
+    assert all(same(a, b, 1e-10) for a, b in zip(everything(compiled(module), x), everything(module, x), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, BLOCK, 13])
+def test_convolutions_from_and_to_few_channels(count: int) -> None:
+    for layer in (ConvFromFew(count, 8, (7, 5)), ConvToFew(8, count, (5, 7))):
+        layer.double()
+        x = noise(2, layer.in_channels, 12, 11)
+        plain, found = everything(layer, x), everything(compiled(layer), x)
+        # an instance norm comes after the one, and undoes its bias, which is left out
+        shift = layer.bias[:, None, None].detach() if isinstance(layer, ConvFromFew) else 0
+        assert same(found[0] + shift, plain[0], 1e-10)
+        assert all(same(a, b, 1e-10) for a, b in zip(found[1:], plain[1:], strict=True))
+
+
+def test_equal_blocks_are_compiled_once() -> None:
+    blocks = nn.ModuleList([ResidualBlock(4) for _ in range(5)])
+    kernels = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        kernels.append(graph)
+        return graph
+
+    function = torch.compile(chain.chain, backend=backend, dynamic=False)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, chain.VARIANTS)
+    x = torch.rand(1, 4, 8, 8, requires_grad=True)
+    for block in blocks:
+        x = function([block], x)
+    assert len(kernels) == 1
+
+
+def test_features_with_channels_last_are_gathered_as_others() -> None:
+    places = torch.stack([torch.randperm(35, generator=rng())[:9] for _ in range(2)])
+    grads = []
+    for wanted in (torch.contiguous_format, torch.channels_last):
+        x = noise(2, 6, 5, 7).contiguous(memory_format=wanted).requires_grad_()
+        found = gather(x, places)
+        (found * torch.arange(found.numel()).sin().view_as(found)).sum().backward()
+        grads.append((found, x.grad))
+    assert torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1])
+    assert grads[1][1].is_contiguous(memory_format=torch.channels_last)
+
+
+def small(method: str = "cut", **fields: Any) -> RunConfig:
+    recipe = small_recipe(METHODS[method].recipe).model_dump(mode="json")
+    return validate({**collect(method, source="a", target="b", size=32, **{"budget": 8, **fields}), **recipe})
+
+
+def as_bytes(step: int, n: int) -> Batch:
+    given = batch(n * step, n)
+    return given._replace(source=to_image(given.source), target=to_image(given.target), step=step)
+
+
+def test_a_last_short_batch_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, graphs = small(batch=2, budget=5), []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    training = assemble(config, (3, 3), launch("cpu", "32"))
+    training.compiled = True
+    traced = torch.compile(chain.chain, backend=backend, dynamic=False)
+    monkeypatch.setattr(chain, "compiled", lambda: traced)
+    chain.compile_networks([*training.generator.generators.values(), *training.discriminator.networks.values()])
+    for step in (0, 1):
+        play(training, as_bytes(step, 2))
+    before = len(graphs)
+    assert before > 0
+    play(training, as_bytes(2, 1)._replace(first=4))
+    assert len(graphs) == before and training.seen == 5
+
+
+def test_whether_a_run_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    from unflip import runs
+
+    monkeypatch.setattr(runs, "missing_compiler", lambda: None)
+    assert [small(compile=choice).compiles(gpu) for choice in ("auto", True, False)] == [True, True, False]
+    assert [small(compile=choice).compiles(cpu) for choice in ("auto", False)] == [False, False]
+    with pytest.raises(UserError, match="compile: cpu gains nothing"):
+        small(compile=True).compiles(cpu)
+    monkeypatch.setattr(runs, "missing_compiler", lambda: "a C compiler")
+    assert not small().compiles(gpu)
+    with pytest.raises(UserError, match="a C compiler is missing"):
+        small(compile=True).compiles(gpu)
+    with pytest.raises(UserError, match="compile"):
+        small(compile="often")
+
+
+def test_what_a_compiler_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain.importlib.util, "find_spec", lambda name: None)
+    assert chain.missing_compiler() == "triton"
+    monkeypatch.setattr(chain.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(chain.shutil, "which", lambda name: None)
+    assert chain.missing_compiler() == "a C compiler"
+    monkeypatch.setattr(chain.shutil, "which", lambda name: "/usr/bin/gcc")
+    assert chain.missing_compiler() is None
+
+
+def test_a_checkpoint_goes_on_with_channels_last_in_memory(tmp_path: Path) -> None:
+    """The optimizer's moving averages lie as the weights do: the fused step reads them in that order."""
+    config = small(budget=20)
+
+    def start() -> trainer.Training:
+        training = assemble(config, (3, 3), launch("cpu", "32"))
+        for player in (training.generator, training.discriminator):
+            player.to(memory_format=torch.channels_last)
+        return training
+
+    training = start()
+    for step in range(3):
+        play(training, as_bytes(step, 1))
+    checkpoint.save(tmp_path, training)
+    resumed = start()
+    checkpoint.restore(checkpoint.latest(tmp_path) or tmp_path, resumed)
+    for step in (3, 4):
+        one, other = (play(each, as_bytes(step, 1))[0] for each in (training, resumed))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for optimizer in resumed.optimizers.values():
+        for parameter, state in optimizer.state.items():
+            assert state["exp_avg"].stride() == parameter.stride()
+
+
+def test_what_is_not_on_a_gpu_is_not_recorded() -> None:
+    replay = Replay(lambda x, k: (x + k, k), pool=None, stream=None)  # type: ignore[arg-type]
+    for k in range(6):
+        found, given = replay(torch.ones(2), k)
+        assert given == k and torch.equal(found, torch.full((2,), 1.0 + k))
+    assert not replay.recorded

@@ -1,0 +1,87 @@
+"""What only a GPU can show: compiled and recorded steps are the plain ones, and wait for nothing. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import images
+from unflip.engine import checkpoint
+from unflip.engine.launch import launch
+from unflip.engine.trainer import Training, assemble, play
+from unflip.networks.chain import missing_compiler
+from unflip.recipes.bench import configure
+from unflip.types import Batch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available() or missing_compiler() is not None, reason="no GPU, or no compiler for it")
+
+SMALL = ("generator.width=8", "generator.blocks=2", "discriminator.width=8", "pool=2", "optimizer.lr=1e-6")
+PATCHES = ("projector.width=16", "nce.patches=16")
+
+
+def start(method: str, *settings: str, precision: str = "32") -> Training:
+    some = () if method == "cyclegan" else PATCHES
+    torch.backends.cudnn.allow_tf32 = False
+    config = configure(method, size=64, batch=2, device="cuda", precision=precision, settings=[*SMALL, *some, *settings])
+    return assemble(config, (3, 3), launch("cuda", precision))
+
+
+def batch(step: int) -> Batch:
+    source, target = ((images(2, 64, seed=10 * step + k) * 127 + 128).byte() for k in range(2))
+    return Batch(source, target, 2 * step, step)
+
+
+def parts(training: Training, steps: range) -> list[dict[str, float]]:
+    return [{name: float(value) for name, value in play(training, batch(i))[0].items()} for i in steps]
+
+
+def weights(training: Training) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in training.generator.parameters() if p.ndim > 1])
+
+
+@pytest.mark.parametrize("method", ["cut", "fastcut", "srunit", "cyclegan"])
+def test_a_compiled_and_recorded_run_is_the_plain_one(method: str) -> None:
+    """Their first losses are equal, and their weights move alike. Not the same way: Adam's first steps have the signs of gradients, also of
+    those that are 0 but for rounding, and at the first weights NCE follows the least change."""
+    settings = ("robustness.start=0",) if method == "srunit" else ()
+    plain, training = start(method, *settings, "compile=false"), start(method, *settings)
+    began = weights(plain)
+    assert torch.equal(began, weights(training))
+    one, other = parts(plain, range(16)), parts(training, range(16))
+    assert training.turns["generator"].recorded and training.turns["discriminator"].recorded
+    assert other[0] == pytest.approx(one[0], rel=1e-4)
+    slow, quick = weights(plain) - began, weights(training) - began
+    assert torch.cosine_similarity(slow, quick, 0) > 0.9
+    assert 0.9 < slow.norm() / quick.norm() < 1.1
+
+
+def test_a_recorded_step_waits_for_nothing() -> None:
+    training = start("cut", precision="bf16")
+    parts(training, range(8))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i in range(8, 12):
+            play(training, batch(i)._replace(source=batch(i).source.pin_memory(), target=batch(i).target.pin_memory()))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_learning_rate_of_a_recorded_step_can_change() -> None:
+    training = start("cut")
+    parts(training, range(8))
+    before = [p.clone() for p in training.generator.parameters()]
+    training.config = training.config.model_copy(update={"budget": 18})
+    play(training, batch(8))  # the last step but one: the rate is nearly 0
+    largest = max(float((p - q).abs().max()) for p, q in zip(training.generator.parameters(), before, strict=True))
+    assert 0 < largest < 1e-6
+
+
+def test_a_run_goes_on_from_a_checkpoint(tmp_path) -> None:
+    training = start("cut")
+    parts(training, range(6))
+    checkpoint.save(tmp_path, training)
+    further = parts(training, range(6, 12))
+    resumed = start("cut")
+    checkpoint.restore(checkpoint.latest(tmp_path), resumed)
+    for one, other in zip(further, parts(resumed, range(6, 12)), strict=True):
+        assert one == pytest.approx(other, rel=0.05)
