@@ -15,8 +15,10 @@ LEAST = 5
 
 def translate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a model folder.")],
-    images: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder searched in depth, or a text list.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    images: Annotated[
+        str, typer.Argument(metavar="INPUT", help="An image, a folder searched in depth, a text list, tar shards, or a URL.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="The folder to write, or its URL.")],
     trust: Annotated[
         bool, typer.Option("--trust", help="Write OUT_trust beside OUT: where each translation probably flipped (dark), without labels.")
     ] = False,
@@ -24,19 +26,34 @@ def translate(
         str, typer.Option(metavar="forward|backward", help="backward: target to source, for methods that learn both.")
     ] = "forward",
     device: Device = "auto",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Share the work by Ray: on the cluster that RAY_ADDRESS names, else on all of this machine.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of Ray, at most.  [default: one for each GPU, or core where there are none]")
+    ] = None,
 ) -> None:
-    """Translate an image or a folder: same relative names, same sizes."""
-    from unflip.inference.folders import translate_folder, trust_folder
+    """Translate an image, a folder or shards: same relative names, same sizes."""
+    from unflip.errors import UserError
+    from unflip.inference.folders import How, here, translate_folder, trust_place
     from unflip.inference.translator import load
     from unflip.inference.trust import CALIBRATED_ON
 
-    translator = load(run, device=device, direction=direction)  # type: ignore[arg-type]
-    outcome = translate_folder(translator, images, out, trust=trust)
+    if workers is not None and not ray:
+        raise UserError("--workers counts the workers of Ray; add --ray")
+    how: How = here
+    if ray:
+        from unflip.inference.scale import on_ray
+
+        how = on_ray(workers, device)
+    translator = load(run, device="cpu" if ray else device, direction=direction)  # type: ignore[arg-type]
+    outcome = translate_folder(translator, images, out, trust=trust, how=how)
     skipped = f", {outcome.skipped} already there" if outcome.skipped else ""
     typer.echo(f"{out}: {outcome.done} translated{skipped}")
     if outcome.trust:
         least = sorted(outcome.trust.items(), key=lambda item: item[1])[:LEAST]
-        typer.echo(f"{trust_folder(out).name}: {len(outcome.trust)} trust maps, a score calibrated on {CALIBRATED_ON}; look first at")
+        maps = str(trust_place(out)).rpartition("/")[2]
+        typer.echo(f"{maps}: {len(outcome.trust)} trust maps, a score calibrated on {CALIBRATED_ON}; look first at")
         for name, mean in least:
             typer.echo(f"  {mean:.2f}  {name}")
     for line in outcome.failed:

@@ -1,4 +1,4 @@
-"""Finding images: folders in depth and text lists, checked before anything is computed from them."""
+"""Finding images: in folders in depth, text lists and shards, checked before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from unflip.data.images import FORMATS, check
+from unflip.data.formats import FORMATS, is_image, is_shard
+from unflip.data.images import check
+from unflip.data.places import is_remote
+from unflip.data.shards import expand, label_maps, members
 from unflip.errors import UserError
 
 SHOWN = 3
@@ -28,20 +31,36 @@ def find_images(where: Path) -> list[Path]:
     """The images of a folder and the folders in it (natural order: 2 before 10), of a ``.txt`` list (its order), or one image itself.
 
     Hidden files and folders are skipped; linked folders are followed, but no folder is entered twice. A list has one path per line,
-    relative to the list's folder; lines that begin with # are comments. Raises ``UserError`` where there is nothing to find.
+    relative to the list's folder; lines that begin with # are comments. Where a folder holds no images but tar shards, and of one shard
+    or a pattern of shards (``train-{000..099}.tar``), they are the members that :func:`unflip.data.shards.members` finds.
+    Raises ``UserError`` where there is nothing to find.
     """
+    return _images(where, find_files(where), members)
+
+
+def find_label_maps(where: Path) -> list[Path]:
+    """The same for label maps, which in shards can stand beside the images: see :func:`unflip.data.shards.label_maps`."""
+    return _images(where, find_files(where), label_maps)
+
+
+def find_files(where: Path) -> list[Path]:
+    """The files that hold the images of :func:`find_images`: either images, or shards."""
     if where.is_dir():
         found = _walk(where)
+    elif is_remote(where):
+        raise UserError(f"a URL, {where}; only translate reads those: copy the images to this machine, or mount them")
+    elif "{" in str(where) and not where.exists():
+        found = _expanded(where)
     elif not where.exists():
         raise UserError(f"no such folder or list, {where}; check the path")
     elif where.suffix.lower() == ".txt":
         found = _listed(where)
-    elif _is_image(where):
+    elif is_image(where.name) or is_shard(where.name):
         found = [where]
     else:
-        raise UserError(f"neither a folder nor a .txt list nor an image, {where}; give one of them")
+        raise UserError(f"neither a folder nor a .txt list nor an image nor a .tar shard, {where}; give one of them")
     if not found:
-        raise UserError(f"no images, {where}; give a folder or a list with files that end in {' '.join(FORMATS)}")
+        raise UserError(f"no images, {where}; give a folder or a list with files that end in {' '.join(FORMATS)}, or tar shards of them")
     return found
 
 
@@ -82,6 +101,12 @@ def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
     return [Path(os.path.relpath(path, root)) for path in absolute]
 
 
+def keys(paths: Sequence[Path], where: Path) -> list[Path]:
+    """What an image and its label map have in common: :func:`relative_names`, less the ending; of shards' members, less all endings."""
+    pairs = zip(paths, relative_names(paths, where), strict=True)
+    return [name.with_name(name.name.split(".")[0]) if _in_shard(path) else name.with_suffix("") for path, name in pairs]
+
+
 def same_folder(a: Path, b: Path) -> bool:
     """Whether ``a`` and ``b`` are one folder (or list), under whatever names."""
     try:
@@ -94,7 +119,8 @@ def _walk(root: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
 
-    found: list[Path] = []
+    images: list[Path] = []
+    shards: list[Path] = []
     entered: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         status = os.stat(folder)
@@ -104,8 +130,35 @@ def _walk(root: Path) -> list[Path]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         # A dangling link counts as a file, so that the survey names it.
-        found += [Path(folder, name) for name in files if not name.startswith(".") and _is_image(Path(name))]
-    return sorted(found, key=lambda path: (_natural(path.relative_to(root)), str(path)))
+        seen = [name for name in files if not name.startswith(".")]
+        images += [Path(folder, name) for name in seen if is_image(name)]
+        shards += [Path(folder, name) for name in seen if is_shard(name)]
+    return sorted(images or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+
+
+def _expanded(pattern: Path) -> list[Path]:
+    """The shards that a pattern with braces names."""
+    found = [Path(name) for name in expand(str(pattern))]
+    for path in found:
+        if not is_shard(path.name):
+            raise UserError(f"not a shard, {path} (of {pattern}); braces stand for names that end in .tar")
+        if not path.is_file():
+            raise UserError(f"no such shard, {path} (of {pattern}); check the pattern")
+    return found
+
+
+def _images(where: Path, files: list[Path], within: Callable[[Sequence[Path]], list[Path]]) -> list[Path]:
+    """``files``, or the images within them where they are shards."""
+    if not is_shard(files[0].name):
+        return files
+    found = within(files)
+    if not found:
+        raise UserError(f"no images in the shards, {where}; an image is a member KEY.png (KEY.seg.png is another field of its sample)")
+    return found
+
+
+def _in_shard(path: Path) -> bool:
+    return any(is_shard(part) for part in path.parts[:-1])
 
 
 def _listed(file: Path) -> list[Path]:
@@ -121,7 +174,7 @@ def _listed(file: Path) -> list[Path]:
         path = file.parent / name
         if not path.is_file():
             raise UserError(f"no such image, {path} (line {number} of {file}); correct or remove the line")
-        if not _is_image(path):
+        if not is_image(path.name):
             raise UserError(f"not an image that unflip reads, {path} (line {number} of {file}); use {' '.join(FORMATS)}")
         found.append(path)
     return found
@@ -135,10 +188,6 @@ def _checked(path: Path) -> Entry | str:
         return str(error).rpartition("; ")[0]  # less the advice: given once for all
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS
-
-
-def _natural(path: Path) -> list[list[str | int]]:
+def natural(path: Path) -> list[list[str | int]]:
     """A sort key in which the numbers in names compare as numbers; they lie at the odd places, so that like is compared with like."""
     return [[int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))] for name in path.parts]

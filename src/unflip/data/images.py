@@ -12,28 +12,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import AfterValidator
 
+from unflip.data.formats import FORMATS as FORMATS
+from unflip.data.places import opened
 from unflip.errors import UserError
 from unflip.files import make_folder, write_bytes
 
 Array = NDArray[np.uint8]
-
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-"""The endings that unflip reads and writes, and Pillow's names of the formats. Pillow knows more, but rare decoders are little tested."""
 
 MAX_PIXELS = 300_000_000
 """More pixels than this are taken for a decompression bomb."""
@@ -116,16 +107,17 @@ class Decoded(NamedTuple):
     size: tuple[int, int]
 
 
-def read(path: Path, resize: str = "none") -> Decoded:
-    """Decode an image file once, as ``prepare`` does.
+def read(path: Path | str, resize: str = "none", file: BinaryIO | None = None) -> Decoded:
+    """Decode an image once, as ``prepare`` does: a file, a member of a shard (``000.tar/a.png``), or what a URL holds.
 
+    ``file`` is where to read it from, if it has been opened already; ``path`` then only names it in errors.
     Raises ``UserError`` for files that are missing, fake, truncated, too large or deeper than 8 bits.
     """
-    with _opened(path) as image:
+    with _opened(path, file) as image:
         return prepare(image, resize)
 
 
-def read_rgb(path: Path, resize: str = "none") -> Array:
+def read_rgb(path: Path | str, resize: str = "none") -> Array:
     """The colors of ``read``, ``(H, W, 3)`` uint8; alpha is dropped."""
     return read(path, resize).rgb
 
@@ -174,7 +166,14 @@ def write(path: Path, rgb: Array, alpha: Array | None = None) -> None:
 
     Atomic: the file is there complete or not at all. Missing folders are made. Raises ``UserError`` where it cannot be written.
     """
-    suffix = path.suffix.lower()
+    data = encode(path, rgb, alpha)
+    make_folder(path.parent)
+    write_bytes(path, data)
+
+
+def encode(path: Path | str, rgb: Array, alpha: Array | None = None) -> bytes:
+    """The content of the file that :func:`write` writes. Raises ``UserError`` where that format cannot hold the image."""
+    suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
         raise UserError(f"cannot write this kind of image, {path}; name it with one of {' '.join(FORMATS)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
@@ -183,18 +182,16 @@ def write(path: Path, rgb: Array, alpha: Array | None = None) -> None:
     if alpha is not None and FORMATS[suffix] in {"PNG", "WEBP", "TIFF"}:
         image.putalpha(Image.fromarray(alpha))
     try:
-        data = _encoded(image, FORMATS[suffix])
+        return _encoded(image, FORMATS[suffix])
     except (OSError, ValueError) as error:  # a format's limit, such as WebP's 16383 pixels
         raise UserError(f"cannot write {path}: {_one_line(error)}; use another format") from error
-    make_folder(path.parent)
-    write_bytes(path, data)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     """The image with its header parsed; whatever goes wrong until the end of the block is a ``UserError`` that names the file."""
     try:
-        with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+        with file or opened(path) as stream, Image.open(stream, formats=sorted(set(FORMATS.values()))) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
             if _deeper_than_8_bits(image):
@@ -233,7 +230,7 @@ def _ends_well(path: Path, kind: str | None) -> bool:
     """Whether the tail shows that the file is complete; False where only decoding can tell."""
     if kind not in {"PNG", "JPEG", "MPO"}:
         return False
-    with path.open("rb") as file:
+    with opened(path) as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - 65_536))
         tail = file.read()

@@ -16,6 +16,7 @@ from PIL import Image
 from unflip.data.duplicates import dhash
 from unflip.data.folders import Entry
 from unflip.data.images import Array, is_label_map, read_rgb
+from unflip.data.places import opened
 from unflip.errors import UserError
 
 Kind = Literal["color", "gray", "palette", "flat"]
@@ -91,5 +92,5 @@ def _kind(path: Path, rgb: Array) -> Kind:
         return "flat"
     if (rgb[..., :1] == rgb).all():
         return "gray"
-    with Image.open(path) as stored:
+    with opened(path) as file, Image.open(file) as stored:
         return "palette" if stored.mode in {"P", "PA"} else "color"

@@ -18,8 +18,10 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from torch import Tensor
 
 from unflip.config import Config, problem
-from unflip.data.folders import SHOWN, Entry, find_images, relative_names
-from unflip.data.images import FORMATS, MAX_PIXELS, parse_resize
+from unflip.data.folders import SHOWN, Entry, find_label_maps, keys
+from unflip.data.formats import FORMATS
+from unflip.data.images import MAX_PIXELS, parse_resize
+from unflip.data.places import opened
 from unflip.data.store import Store
 from unflip.errors import UserError
 
@@ -108,19 +110,19 @@ def read_labels(path: Path, classes: Classes, resize: str = "none") -> NDArray[n
 
 
 def match_labels(images: Sequence[Path], image_root: Path, label_root: Path) -> list[Path]:
-    """The label map of every image: that with the same path below its folder, less the ending.
+    """The label map of every image: that with the same path below its folder, less the ending; in shards, with the same key.
 
     Raises ``UserError`` for images that have none, and for labels that differ in their ending only.
     """
-    found = [path for path in find_images(label_root) if path.suffix.lower() in ENDINGS]
+    found = [path for path in find_label_maps(label_root) if path.suffix.lower() in ENDINGS]
     if not found:
         raise UserError(f"no label maps, {label_root}; give a folder with files that end in {' '.join(ENDINGS)}")
     labels: dict[Path, Path] = {}
-    for name, path in zip(relative_names(found, label_root), found, strict=True):
-        other = labels.setdefault(name.with_suffix(""), path)
+    for key, path in zip(keys(found, label_root), found, strict=True):
+        other = labels.setdefault(key, path)
         if other is not path:
             raise UserError(f"two label maps for one image, {other} and {path}; remove one of them")
-    names = [name.with_suffix("") for name in relative_names(images, image_root)]
+    names = keys(images, image_root)
     missing = [i for i, name in enumerate(names) if name not in labels]
     if missing:
         example = f"{images[missing[0]]} (no {label_root / names[missing[0]]}{ENDINGS[0]})"
@@ -211,7 +213,7 @@ def _values(path: Path, classes: Classes) -> tuple[NDArray[np.int32], bool]:
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"label map of a lossy or unknown format, {path}; use {' '.join(ENDINGS)}")
     try:
-        with Image.open(path, formats=sorted(set(FORMATS.values()) - {"JPEG"})) as image:
+        with opened(path) as file, Image.open(file, formats=sorted(set(FORMATS.values()) - {"JPEG"})) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
             deep = image.mode not in {"1", "L"} and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))

@@ -88,6 +88,12 @@ class Translator:
         if self.device.type == "cuda" and missing_compiler() is None:
             compile_networks([self.generator])
 
+    def to(self, device: torch.device) -> None:
+        """Move to a device, to be there as :func:`load` would have made it."""
+        self.device, self.one_by_one = device, False
+        self.generator.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.quicken()
+
     def pixels(self, rgb: Array, size: tuple[int, int]) -> Array:
         """An image already resized for the model, ``(H, W, 3)`` uint8, to its translation at ``size`` (width, height)."""
         x = torch.from_numpy(rgb).permute(2, 0, 1)[None]

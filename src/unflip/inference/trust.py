@@ -23,7 +23,6 @@ from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.data.transforms import to_network
-from unflip.files import make_folder, write_bytes
 from unflip.inference.clues import NAMES, clues
 from unflip.networks.trust import TrustNetwork
 from unflip.tensors import load_exactly, read_tensors
@@ -57,14 +56,13 @@ def clues_of(source: Array, translation: Array) -> Tensor:
     return clues(shrunk(source, size), shrunk(translation, size))
 
 
-def write_trust(path: Path, trust: NDArray[np.float32]) -> None:
-    """Write a trust map as an 8-bit gray PNG, 255 for trust, that says what it is. Atomic; missing folders are made."""
+def trust_png(trust: NDArray[np.float32]) -> bytes:
+    """A trust map, ``(H, W)`` in [0, 1], as an 8-bit gray PNG, 255 for trust, that says what it is."""
     info = PngInfo()
     info.add_text("Description", f"unflip trust map: 255 trust, 0 probably flipped; a score calibrated on {CALIBRATED_ON}")
     buffer = io.BytesIO()
     Image.fromarray((trust * 255).round().astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
-    make_folder(path.parent)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 @lru_cache(1)

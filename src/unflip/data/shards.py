@@ -1,0 +1,131 @@
+"""Tar shards, as WebDataset writes them: where each member lies, so that any of them is read as quickly as a file of its own.
+
+A member is named by a path that goes on below its shard, ``shards/000.tar/a.png``: so whatever takes the paths of images takes these.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from unflip.data.formats import is_image, is_photo, is_shard
+from unflip.errors import UserError
+
+MOST_SHARDS = 1_000_000
+"""A pattern that stands for more is a slip."""
+
+
+def expand(pattern: str) -> list[str]:
+    """What a pattern with braces stands for, in its order: ``{000..099}`` counts, with as many digits; ``{a,b}`` lists.
+
+    Raises ``UserError`` where a brace does neither.
+    """
+    brace = re.search(r"\{([^{}]*)\}", pattern)
+    if brace is None:
+        return [pattern]
+    counted = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", brace[1])
+    if counted:
+        first, last = counted.groups()
+        digits = max(map(len, counted.groups())) if first.startswith("0") or len(first) == len(last) else 0
+        if not int(first) <= int(last) < int(first) + MOST_SHARDS:
+            raise UserError(f"{brace[0]} counts backwards or too far, {pattern}; write {{000000..000099}}")
+        options = [f"{number:0{digits}d}" for number in range(int(first), int(last) + 1)]
+    elif "," in brace[1]:
+        options = brace[1].split(",")
+    else:
+        raise UserError(f"{brace[0]} is no range and no list, {pattern}; write {{000000..000099}} or {{a,b}}")
+    return [whole for option in options for whole in expand(pattern[: brace.start()] + option + pattern[brace.end() :])]
+
+
+def members(shards: Sequence[Path]) -> list[Path]:
+    """The images of the shards, member after member in the order in which they lie there.
+
+    Raises ``UserError`` for a shard that is broken, or has members that cannot be told apart or lead elsewhere.
+    """
+    return [path for path in _all(shards) if is_photo(path.name)]
+
+
+def label_maps(shards: Sequence[Path]) -> list[Path]:
+    """The label maps of the shards: images in a field of their own, ``KEY.seg.png``; where there are none, the images themselves."""
+    found = _all(shards)
+    return [path for path in found if not is_photo(path.name)] or found
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file, or a member of a shard, to be read. Raises ``OSError`` as ``open`` does, and ``UserError`` for a broken shard."""
+    try:
+        return open(path, "rb")
+    except (NotADirectoryError, FileNotFoundError):  # a part of the path is a file: the shard
+        for parent in path.parents:
+            if is_shard(parent.name) and parent.is_file():
+                place = _index(parent).get(path.relative_to(parent).as_posix())
+                if place is None:
+                    break
+                return io.BufferedReader(_Part(parent, *place))  # type: ignore[return-value]
+        raise
+
+
+class _Part(io.RawIOBase):
+    """``size`` bytes of a file from ``start`` on, as a file of their own."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.place = open(path, "rb", buffering=0), start, size, 0  # noqa: SIM115
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = max(0, {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence] + offset)
+        return self.place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self.file.seek(self.start + self.place)
+        count = self.file.readinto(memoryview(buffer)[: max(0, self.size - self.place)]) or 0
+        self.place += count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def _all(shards: Sequence[Path]) -> list[Path]:
+    """All members whose names are those of images."""
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return [shard / name for shard, index in zip(shards, pool.map(_index, shards), strict=True) for name in index]
+
+
+def _index(shard: Path) -> dict[str, tuple[int, int]]:
+    """Where the shard's images begin and how long they are, by name, in their order; read once, and again when the shard has changed."""
+    try:
+        status = os.stat(shard)
+        return _scan(shard, status.st_size, status.st_mtime_ns)
+    except (OSError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"broken or truncated shard, {shard} ({reason}); replace or remove it") from error
+
+
+@cache
+def _scan(shard: Path, size: int, modified: int) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    with tarfile.open(shard, "r:") as tar:  # a pass over the headers: what lies between them is not read
+        for member in tar:
+            name = PurePosixPath(member.name)
+            if member.isdir() or not is_image(name.name) or name.name.startswith("."):
+                continue
+            if name.is_absolute() or ".." in name.parts or not member.isreg() or member.issparse():
+                raise UserError(f"member {member.name} is a link or leads out of the shard, {shard}; write the shard again")
+            if name.as_posix() in found:
+                raise UserError(f"two members are named {name}, {shard}; write the shard again")
+            found[name.as_posix()] = (member.offset_data, member.size)
+    return found

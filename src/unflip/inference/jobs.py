@@ -1,0 +1,80 @@
+"""What is to be translated: images, or whole shards of them, on this machine or behind a URL."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from unflip.data.folders import find_files, natural, relative_names
+from unflip.data.formats import FORMATS, is_image, is_shard
+from unflip.data.places import is_remote, listed, local
+from unflip.data.shards import expand
+from unflip.errors import UserError
+
+Line = dict[str, Any]
+"""A line of the manifest."""
+
+Note = Callable[[Line], None]
+"""Takes what has been done, after it has been written."""
+
+
+class Job(NamedTuple):
+    """An image, or a shard."""
+
+    source: str
+    """A path or a URL."""
+    name: str
+    """Of its translation, below the output."""
+    translated: bool = False
+    """Already; only its trust map is missing."""
+
+    @property
+    def shard(self) -> bool:
+        return is_shard(self.name)
+
+
+def find_jobs(where: Path | str) -> list[Job]:
+    """All images of a folder, a list, a URL, or one image; where there are none but shards, the shards, also those of a pattern.
+
+    Raises ``UserError`` where there is nothing to find.
+    """
+    if is_remote(where):
+        return _remote(str(where).rstrip("/"))
+    path = local(where)
+    files = find_files(path)
+    return [Job(str(file), name.as_posix()) for file, name in zip(files, relative_names(files, path), strict=True)]
+
+
+def identity(source: str) -> str:
+    """One name for a file, however it was reached."""
+    return source if is_remote(source) else str(local(source).resolve())
+
+
+def map_name(name: str) -> str:
+    """The name of the trust map of the translation ``name``, or of the shard of maps: as label maps are named."""
+    return name if is_shard(name) else PurePosixPath(name).with_suffix(".png").as_posix()
+
+
+def _remote(url: str) -> list[Job]:
+    if "{" in url:
+        return _expanded(url)
+    names = listed(url)
+    if names == [""] and (is_image(url) or is_shard(url)):
+        return [Job(url, url.rpartition("/")[2])]
+    seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # nor does any lead upwards
+    found = [name for name in seen if is_image(name)] or [name for name in seen if is_shard(name)]
+    if not found:
+        raise UserError(f"no images, {url}; give the URL of files that end in {' '.join(FORMATS)}, or of tar shards of them")
+    return [Job(f"{url}/{name}", name) for name in sorted(found, key=lambda name: (natural(Path(name)), name))]
+
+
+def _expanded(pattern: str) -> list[Job]:
+    urls = expand(pattern)
+    for url in urls:
+        if not is_shard(url):
+            raise UserError(f"not a shard, {url} (of {pattern}); braces stand for names that end in .tar")
+    paths = [url.partition(":/")[2] for url in urls]
+    root = posixpath.commonpath(map(posixpath.dirname, paths))
+    return [Job(url, posixpath.relpath(path, root)) for url, path in zip(urls, paths, strict=True)]

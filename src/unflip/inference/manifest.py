@@ -1,0 +1,89 @@
+"""The manifest of a folder of translations: a line for every image, by which a later call knows what is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from unflip.data.places import Place
+from unflip.errors import UserError
+from unflip.inference.jobs import Line
+from unflip.inference.translator import Translator
+
+MANIFEST = "manifest.jsonl"
+PROVENANCE = ("method", "seed", "images_seen")
+"""What the manifest says of the model."""
+
+GROWTH = 1.1
+FIRST = 100
+"""A remote manifest, to which nothing can be added, is written anew when it is so many times as long, and so many lines longer."""
+
+
+class Manifest:
+    """``manifest.jsonl`` in ``out``: read when made, added to within ``with``.
+
+    Raises ``UserError`` where it is another model's.
+    """
+
+    def __init__(self, out: Place, translator: Translator) -> None:
+        self.out = out
+        self.model = f"{translator.config.files.get('model.safetensors', 'unknown')}:{translator.direction}"
+        """The weights and the direction: what makes a translation another one."""
+        self.by: Line = {"model": self.model, "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
+        self.done: dict[str, str] = {}
+        """The names of what is done, and of what source."""
+        self.images: dict[str, int] = {}
+        """How many there are in each shard that is done."""
+        self.exists = out.has(MANIFEST)
+        self.text = out.read(MANIFEST) if self.exists else b""
+        for line in self.text.decode(errors="replace").splitlines():
+            self._read(line)
+
+    def __enter__(self) -> Manifest:
+        if self.out.remote:
+            handle, name = tempfile.mkstemp(prefix="unflip-", suffix=".jsonl")
+            os.close(handle)
+            Path(name).write_bytes(self.text)
+        else:
+            name = self.out.path(MANIFEST)
+        self.path = Path(name)
+        self.lines = self.sent = self.text.count(b"\n")
+        self.file: TextIO = open(name, "a", encoding="utf-8")
+        self.file.write("" if self.text[-1:] in (b"", b"\n") else "\n")  # what a killed process left unfinished
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+        if self.out.remote:
+            try:
+                if self.lines > self.sent or not self.exists:
+                    self._send()
+            finally:
+                self.path.unlink()
+
+    def add(self, line: Line) -> None:
+        """Write a line, and what the model is."""
+        self.file.write(json.dumps(line | self.by) + "\n")
+        self.file.flush()
+        self.lines += 1
+        if self.out.remote and self.lines >= self.sent * GROWTH + FIRST:
+            self._send()
+
+    def _send(self) -> None:
+        self.out.upload(MANIFEST, str(self.path))
+        self.sent = self.lines
+
+    def _read(self, text: str) -> None:
+        try:
+            line = json.loads(text)
+            if line["model"] != self.model:
+                raise UserError(f"--out {self.out} holds translations by another model or direction; choose another folder")
+            if line["status"] == "done":
+                self.done[line["file"]] = line["source"]
+                self.images[line["file"]] = line.get("images", 1)
+        except (ValueError, KeyError, TypeError):
+            return  # a line cut short by a killed process: that file is done again

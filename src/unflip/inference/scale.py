@@ -1,0 +1,194 @@
+"""Translating on many machines by Ray Data: the images, or shards, in chunks, to workers that each hold the model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from unflip.data.places import Place, is_remote, local
+from unflip.devices import choose_device
+from unflip.errors import MissingExtra, UserError
+from unflip.inference.folders import How
+from unflip.inference.jobs import Job, Line, Note
+from unflip.inference.tars import translate_shard
+from unflip.inference.translator import Translator
+from unflip.inference.trust import fitted
+from unflip.inference.work import translate_images
+
+CHUNK = 64
+"""The most images that a worker gets at once: few, so that little is done again where one dies, yet enough to hand them out at no cost."""
+ROUNDS = 8
+"""Every worker gets at least so many chunks, where there are enough images, so that none waits long for another at the end."""
+TRIES = 3
+"""So many workers may die at an image before it is given up."""
+STORE = 2**28
+"""Bytes of shared memory for Ray on one machine: it holds the model and names, never images."""
+
+
+def on_ray(workers: int | None = None, device: str = "auto") -> How:
+    """How to translate with Ray: on the cluster that the environment's RAY_ADDRESS names, or that this process is connected to, else on
+    all cores or GPUs of this machine.
+
+    A worker is an actor of one GPU, or of one core where there are none. What a worker that dies had in hand is given to another; an image
+    at which workers keep dying is noted as failed.
+
+    Args:
+        workers: how many at most; None: as many as the cluster has GPUs, or cores.
+        device: auto, cpu or cuda, of the workers.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+    """
+    try:
+        import_module("ray.data")
+    except ImportError as error:
+        raise MissingExtra("ray", "scale") from error
+    if workers is not None and workers < 1:
+        raise UserError(f"{workers} workers cannot translate anything; use 1 or more")
+    if device not in ("auto", "cpu", "cuda"):
+        choose_device(device)  # says what is wrong
+
+    def how(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note) -> None:
+        if not jobs:
+            return
+        with _connected():
+            _spread(translator, jobs, out, maps, note, workers, device)
+        for place in (out, maps):
+            if place is not None:
+                place.sweep(job.name for job in jobs)
+
+    return how
+
+
+def _spread(
+    translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note, workers: int | None, device: str
+) -> None:
+    """Hand out the jobs, and note what comes back."""
+    import ray
+    import ray.data
+
+    available = ray.cluster_resources()
+    gpus = 0 if device == "cpu" else int(available.get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise UserError("device cuda: Ray knows of no GPU; use --device cpu")
+    workers = workers or gpus or max(1, int(available.get("CPU", 1)))
+
+    translator.to(torch.device("cpu"))
+    given = {
+        "translator": ray.put(translator),  # once for each machine, which needs no model folder
+        "device": "cuda" if gpus else "cpu",
+        "out": _anywhere(out.where),
+        "maps": None if maps is None else _anywhere(maps.where),
+        "tally": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote(),
+    }
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    chunks = [{"jobs": json.dumps(chunk)} for chunk in _chunks(jobs, workers)]
+    lines = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
+        _Worker,
+        fn_constructor_kwargs=given,
+        compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=None if gpus else 1,
+        num_gpus=1 if gpus else None,
+    )
+    try:
+        for row in lines.iter_rows():
+            line = json.loads(row["line"])
+            if "stop" in line:
+                raise UserError(line["stop"])
+            note(line)
+    except ray.exceptions.RayError as error:
+        cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+        raise UserError(f"Ray gave up ({cause}); what has been translated is kept: the same command goes on") from error
+
+
+class _Tally:
+    """Counts how often something has been begun, by all workers together."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+
+    def begin(self, what: str) -> int:
+        self.begun[what] += 1
+        return self.begun[what]
+
+
+class _Worker:
+    """An actor: takes a chunk of jobs, and gives back what is to be noted of each, when all of them are written."""
+
+    def __init__(self, translator: Any, device: str, out: str, maps: str | None, tally: Any) -> None:
+        import ray
+
+        self.translator: Translator = ray.get(translator)
+        self.translator.to(choose_device(device))
+        self.out, self.maps, self.tally = Place(out), None if maps is None else Place(maps), tally
+        if maps is not None:
+            fitted()
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
+        jobs = [Job(*job) for job in json.loads(row["jobs"])]
+        lines: list[Line] = []
+        guard = self._guard if self._begin(f"chunk {jobs[0].name}") > 1 else None  # a worker has died of it: which image was it?
+        try:
+            translate_images(self.translator, [job for job in jobs if not job.shard], self.out, self.maps, lines.append, guard)
+            for job in jobs:
+                if job.shard:
+                    translate_shard(self.translator, job, self.out, self.maps, lines.append, guard)
+        except UserError as error:
+            lines.append({"stop": str(error)})
+        return [{"line": json.dumps(line)} for line in lines]
+
+    def _begin(self, what: str) -> int:
+        import ray
+
+        return int(ray.get(self.tally.begin.remote(what)))
+
+    def _guard(self, name: str) -> None:
+        if self._begin(name) > TRIES:
+            raise UserError(f"{TRIES} workers died of {name}; look at it, or give them more memory")
+
+
+def _chunks(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
+    """The jobs with paths that hold anywhere; a shard is enough for a chunk."""
+    size = 1 if jobs[0].shard else max(1, min(CHUNK, len(jobs) // (ROUNDS * workers)))
+    for start in range(0, len(jobs), size):
+        yield [job._replace(source=_anywhere(job.source)) for job in jobs[start : start + size]]
+
+
+def _anywhere(where: str) -> str:
+    return where if is_remote(where) else str(local(where).absolute())
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Ray, as it is if this process is connected already, else until the block has ended."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot reach Ray, RAY_ADDRESS={address} ({reason}); start it, or unset RAY_ADDRESS for this machine") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

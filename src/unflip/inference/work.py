@@ -1,0 +1,91 @@
+"""Translating images and shards from where they are to where they belong: what one process does, alone or as one of many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from unflip.data.images import Array, Decoded, encode, read, read_rgb
+from unflip.data.places import Place
+from unflip.errors import UserError
+from unflip.inference.flow import Stages, flow
+from unflip.inference.jobs import Job, Line, Note, identity, map_name
+from unflip.inference.translator import Translator
+from unflip.inference.trust import trust_map, trust_png
+
+Guard = Callable[[str], None]
+"""Is asked before each image, by name; its ``UserError`` keeps the image from being tried."""
+
+
+def translate_images(
+    translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note, guard: Guard | None = None
+) -> None:
+    """Write the translations of images to ``out`` and, if there is one, their trust maps to ``maps``; a line for each goes to ``note``.
+
+    With a ``guard`` they are done one after the other, so that it is clear which one ends a process. What cannot be read, or not be
+    stored in its format, is noted as failed. Raises ``UserError`` where nothing can be written.
+    """
+    flow(_Images(translator, out, maps, note, guard), jobs, at_once(translator, guard))
+
+
+def at_once(translator: Translator, guard: Guard | None) -> int:
+    """How many images are decoded ahead and saved behind: a GPU must not wait for that, and a CPU has other things to do."""
+    if guard is not None:
+        return 0
+    return 1 if translator.device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+def translated(translator: Translator, image: Decoded, path: str) -> Array:
+    """The translation of an image; ``UserError`` where the device has no memory for it, as it may have for the next one."""
+    try:
+        return translator.pixels(image.rgb, image.size)
+    except torch.OutOfMemoryError as error:
+        height, width = image.rgb.shape[:2]
+        raise UserError(f"not enough memory on {translator.device} for {width}x{height} pixels, {path}") from error
+
+
+def trusted(image: Decoded, translation: Array) -> tuple[bytes, Line]:
+    """The file of a translation's trust map, and what the manifest says of it."""
+    trust = trust_map(image.rgb, translation)
+    return trust_png(trust), {"trust": round(float(trust.mean()), 4)}
+
+
+def line(name: str, source: str, found: Line | UserError) -> Line:
+    """What the manifest says of a file."""
+    head: Line = {"file": name, "source": source}
+    return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
+
+
+class _Images(Stages[Job, Decoded, Array | None, Line]):
+    def __init__(self, translator: Translator, out: Place, maps: Place | None, note: Note, guard: Guard | None) -> None:
+        self.translator, self.out, self.maps, self.tell, self.guard = translator, out, maps, note, guard
+
+    def decode(self, job: Job) -> Decoded:
+        if self.guard is not None:
+            self.guard(job.name)
+        return read(job.source, str(self.translator.resize))
+
+    def translate(self, job: Job, image: Decoded) -> Array | None:
+        return None if job.translated else translated(self.translator, image, job.source)
+
+    def save(self, job: Job, image: Decoded, translation: Array | None, seconds: float) -> Line | UserError:
+        found: Line = {"size": list(image.size)}
+        if translation is None:
+            translation = read_rgb(self.out.path(job.name))
+        else:
+            try:
+                data = encode(self.out.path(job.name), translation, image.alpha)
+            except UserError as error:
+                return error
+            self.out.write(job.name, data)
+            found["seconds"] = seconds
+        if self.maps is not None:
+            png, trust = trusted(image, translation)
+            self.maps.write(map_name(job.name), png)
+            found |= trust
+        return found
+
+    def note(self, job: Job, found: Line | UserError) -> None:
+        self.tell(line(job.name, identity(job.source), found))
