@@ -144,7 +144,7 @@ def listed(url: str) -> list[str]:
             found = file_system.find(root)
         except FileNotFoundError:
             return []
-    return [path[len(root) :].lstrip("/") for path in found]
+    return [path[len(root) :].lstrip("/") for path in found if path.startswith(root)]  # a web page can link anywhere
 
 
 def _resolve(url: str) -> tuple[Any, str]:

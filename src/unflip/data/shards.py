@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path, PurePosixPath
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import BinaryIO
 
 from unflip.data.formats import is_image, is_photo, is_shard
@@ -22,14 +23,32 @@ MOST_SHARDS = 1_000_000
 """A pattern that stands for more is a slip."""
 
 
+class Header(tarfile.TarInfo):
+    """What ``tarfile.open`` needs as ``tarinfo`` so that only the mark at the end ends a shard.
+
+    By itself it takes what is cut short between two members, or damaged there, for the end.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Header:
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from error
+
+
 def expand(pattern: str) -> list[str]:
     """What a pattern with braces stands for, in its order: ``{000..099}`` counts, with as many digits; ``{a,b}`` lists.
 
     Raises ``UserError`` where a brace does neither.
     """
-    brace = re.search(r"\{([^{}]*)\}", pattern)
+    brace = re.search(r"\{([^}]*)\}", pattern)
     if brace is None:
         return [pattern]
+    if "{" in brace[1]:
+        raise UserError(f"braces in braces, {pattern}; write one after the other, or several calls")
     counted = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", brace[1])
     if counted:
         first, last = counted.groups()
@@ -118,7 +137,7 @@ def _index(shard: Path) -> dict[str, tuple[int, int]]:
 @cache
 def _scan(shard: Path, size: int, modified: int) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
-    with tarfile.open(shard, "r:") as tar:  # a pass over the headers: what lies between them is not read
+    with tarfile.open(shard, "r:", tarinfo=Header) as tar:  # a pass over the headers: what lies between them is not read
         for member in tar:
             name = PurePosixPath(member.name)
             if member.isdir() or not is_image(name.name) or name.name.startswith("."):

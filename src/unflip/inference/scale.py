@@ -27,8 +27,8 @@ CHUNK = 64
 """The most images that a worker gets at once: few, so that little is done again where one dies, yet enough to hand them out at no cost."""
 ROUNDS = 8
 """Every worker gets at least so many chunks, where there are enough images, so that none waits long for another at the end."""
-TRIES = 3
-"""So many workers may die at an image before it is given up."""
+TRIES = 2
+"""So many workers may die at an image, after the one that died of its chunk, before it is given up."""
 STORE = 2**28
 """Bytes of shared memory for Ray on one machine: it holds the model and names, never images."""
 
@@ -112,14 +112,25 @@ def _spread(
 
 
 class _Tally:
-    """Counts how often something has been begun, by all workers together."""
+    """An actor: knows for all workers together which chunks were begun before, and at which images workers died."""
 
     def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
+        self.begun: set[str] = set()
+        self.at: dict[str, str] = {}
+        self.deaths: Counter[str] = Counter()
 
-    def begin(self, what: str) -> int:
-        self.begun[what] += 1
-        return self.begun[what]
+    def begin(self, chunk: str) -> bool:
+        """Whether a worker had this chunk before, and died."""
+        again = chunk in self.begun
+        self.begun.add(chunk)
+        if chunk in self.at:
+            self.deaths[self.at.pop(chunk)] += 1
+        return again
+
+    def come_to(self, chunk: str, image: str) -> int:
+        """How many workers died at the image that this one is about to try."""
+        self.at[chunk] = image
+        return self.deaths[image]
 
 
 class _Worker:
@@ -135,26 +146,25 @@ class _Worker:
             fitted()
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
+        import ray
+
         jobs = [Job(*job) for job in json.loads(row["jobs"])]
         lines: list[Line] = []
-        guard = self._guard if self._begin(f"chunk {jobs[0].name}") > 1 else None  # a worker has died of it: which image was it?
+        chunk = jobs[0].name
+
+        def guard(image: str) -> None:
+            if ray.get(self.tally.come_to.remote(chunk, image)) >= TRIES:
+                raise UserError(f"workers keep dying of {image}; look at it, or give them more memory")
+
+        careful = guard if ray.get(self.tally.begin.remote(chunk)) else None
         try:
-            translate_images(self.translator, [job for job in jobs if not job.shard], self.out, self.maps, lines.append, guard)
+            translate_images(self.translator, [job for job in jobs if not job.shard], self.out, self.maps, lines.append, careful)
             for job in jobs:
                 if job.shard:
-                    translate_shard(self.translator, job, self.out, self.maps, lines.append, guard)
+                    translate_shard(self.translator, job, self.out, self.maps, lines.append, careful)
         except UserError as error:
             lines.append({"stop": str(error)})
         return [{"line": json.dumps(line)} for line in lines]
-
-    def _begin(self, what: str) -> int:
-        import ray
-
-        return int(ray.get(self.tally.begin.remote(what)))
-
-    def _guard(self, name: str) -> None:
-        if self._begin(name) > TRIES:
-            raise UserError(f"{TRIES} workers died of {name}; look at it, or give them more memory")
 
 
 def _chunks(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:

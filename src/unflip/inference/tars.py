@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from unflip.data.formats import is_photo
 from unflip.data.images import Array, Decoded, encode, read
 from unflip.data.places import Place, streamed
+from unflip.data.shards import Header
 from unflip.errors import UserError
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
@@ -120,7 +121,7 @@ def _members(given: BinaryIO) -> Iterator[_Member]:
     """All members of a tar, from front to back."""
     names: set[str] = set()
     try:
-        with tarfile.open(fileobj=given, mode="r|") as tar:
+        with tarfile.open(fileobj=given, mode="r|", tarinfo=Header) as tar:
             for info in tar:
                 name = PurePosixPath(info.name).as_posix()
                 if name in names:

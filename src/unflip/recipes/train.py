@@ -11,6 +11,7 @@ from typing import Any
 from unflip import modelfolder
 from unflip.data.folders import find_images
 from unflip.data.pairs import loader
+from unflip.data.places import is_remote
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.record import Record
@@ -55,7 +56,7 @@ def configure(method: str | None = None, *, file: Path | None = None, settings: 
 def _anywhere(config: RunConfig) -> RunConfig:
     """With absolute paths, so that a run's config.yaml works from any folder."""
     paths = {name: value for name in DataConfig.model_fields if isinstance(value := getattr(config.data, name), Path)}
-    data = config.data.model_copy(update={name: path.absolute() for name, path in paths.items()})
+    data = config.data.model_copy(update={name: path.absolute() for name, path in paths.items() if not is_remote(path)})
     validation, judge = config.validation, config.validation.segmenter
     if judge is not None and judge.exists():  # else it may be a hub id
         validation = validation.model_copy(update={"segmenter": judge.absolute()})
