@@ -68,7 +68,7 @@ VERBS: dict[str, list[str]] = {
         "--set",
         "--resume",
     ],
-    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device"],
+    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device", "--ray", "--workers"],
     "segmenter": [
         "--images",
         "--labels",
@@ -140,7 +140,7 @@ REQUIRED = {
     ("bench", frozenset()),
     ("methods", frozenset()),
 }
-FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--version"}
+FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--version"}
 REPEATED = {"--set", "--run", "--require"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]

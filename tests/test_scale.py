@@ -508,14 +508,24 @@ def test_calls_that_are_wrong(cli: Callable[..., Any], model: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_what_killed_writers_leave_is_swept_away(tmp_path: Path) -> None:
+    kept = [".b.png.12.tmp", "a.png", ".hidden.png", ".tmp", "sub/.a.png.1.tmp"]
+    for name in [*kept, ".a.png.12.tmp", ".a.png.7.tmp", "sub/.c.d.png.9.tmp"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    Place(tmp_path).sweep(["a.png", "sub/c.d.png", "nowhere/e.png"])
+    assert sorted(name for name, data in tree(tmp_path).items() if data is not None) == sorted(kept)
+
+
 def test_chunks_are_small_for_few_images_and_bounded_for_many() -> None:
-    for count, workers in ((1, 4), (100, 2), (100_000, 3)):
+    for count, workers in ((1, 4), (100, 2), (20_000, 3)):
         jobs = [Job(f"/in/{i}.png", f"{i}.png") for i in range(count)]
-        chunks = list(_chunks(jobs, workers))
-        assert [job for chunk in chunks for job in chunk] == jobs
-        assert max(map(len, chunks)) <= CHUNK and (count < 16 * workers or len(chunks) >= 8 * workers)
+        for most in CHUNK.values():
+            chunks = list(_chunks(jobs, workers, most))
+            assert [job for chunk in chunks for job in chunk] == jobs
+            assert max(map(len, chunks)) <= most and (count < 16 * workers or len(chunks) >= 8 * workers)
     shards = [Job(f"s3://b/{i}.tar", f"{i}.tar") for i in range(100)]
-    assert [len(chunk) for chunk in _chunks(shards, 2)] == [1] * 100
+    assert [len(chunk) for chunk in _chunks(shards, 2, 8)] == [1] * 100
 
 
 def test_nothing_of_it_is_loaded_before_it_is_needed() -> None:

@@ -24,6 +24,7 @@ from unflip.data.labels import Classes, match_labels, read_labels, survey_labels
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.shards import expand, opened
 from unflip.errors import Interrupted, UserError
+from unflip.recipes.prepare import _labels
 from unflip.recipes.train import configure
 from unflip.runs import RunConfig
 from unflip.types import Size
@@ -300,12 +301,16 @@ def test_a_run_is_that_of_a_folder_for_any_number_of_workers_stopped_or_not(doma
     assert other != expected
 
 
-def test_labels_in_shards_train_as_those_in_folders(domains: dict[str, Path], tmp_path: Path) -> None:
-    runs = []
+def test_labels_in_shards_are_cut_as_those_in_folders(domains: dict[str, Path]) -> None:
+    batches = []
     for kind, place in (("files", "labels"), ("shards", "source")):
-        given = {"source_labels": domains[kind] / place, "classes": domains["classes"]}
-        runs.append(bits(quietly(config_of(domains, kind, **given), tmp_path / kind / "run")))
-    assert runs[0] == runs[1] != bits(quietly(config_of(domains, "shards"), tmp_path / "without"))
+        config = config_of(domains, kind, "semantic.weight=1", source_labels=domains[kind] / place, classes=domains["classes"])
+        entries = survey(find_images(config.data.source))
+        found = _labels(config, entries, progress=False, shared=True)
+        images = Images(entries), Images(survey(find_images(config.data.target)))
+        batches.append(list(loader(Pairs(*images, Size(32, 32), 0, 12, True, found), first=0, batch=4, workers=2)))
+    for a, b in zip(*batches, strict=True):
+        assert (a.source == b.source).all() and (a.labels == b.labels).all() and 0 < a.labels.float().mean() < 1
 
 
 def test_the_default_budget_counts_members(domains: dict[str, Path]) -> None:

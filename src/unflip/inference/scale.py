@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from unflip.data.places import Place, is_remote, local
 from unflip.devices import choose_device
 from unflip.errors import MissingExtra, UserError
+from unflip.inference.cluster import connected, stopped_by_sigterm
 from unflip.inference.folders import How
 from unflip.inference.jobs import Job, Line, Note
 from unflip.inference.tars import translate_shard
@@ -23,14 +22,12 @@ from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
 from unflip.inference.work import translate_images
 
-CHUNK = 64
-"""The most images that a worker gets at once: few, so that little is done again where one dies, yet enough to hand them out at no cost."""
+CHUNK = {"cpu": 8, "cuda": 64}
+"""The most images that a worker gets at once: few, as all of them are done again where it dies, yet enough to hand them out at no cost."""
 ROUNDS = 8
 """Every worker gets at least so many chunks, where there are enough images, so that none waits long for another at the end."""
 TRIES = 2
 """So many workers may die at an image, after the one that died of its chunk, before it is given up."""
-STORE = 2**28
-"""Bytes of shared memory for Ray on one machine: it holds the model and names, never images."""
 
 
 def on_ray(workers: int | None = None, device: str = "auto") -> How:
@@ -59,7 +56,7 @@ def on_ray(workers: int | None = None, device: str = "auto") -> How:
     def how(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note) -> None:
         if not jobs:
             return
-        with _connected():
+        with connected(), stopped_by_sigterm():
             _spread(translator, jobs, out, maps, note, workers, device)
         for place in (out, maps):
             if place is not None:
@@ -80,11 +77,12 @@ def _spread(
     if device == "cuda" and not gpus:
         raise UserError("device cuda: Ray knows of no GPU; use --device cpu")
     workers = workers or gpus or max(1, int(available.get("CPU", 1)))
+    kind = "cuda" if gpus else "cpu"
 
     translator.to(torch.device("cpu"))
     given = {
         "translator": ray.put(translator),  # once for each machine, which needs no model folder
-        "device": "cuda" if gpus else "cpu",
+        "device": kind,
         "out": _anywhere(out.where),
         "maps": None if maps is None else _anywhere(maps.where),
         "tally": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote(),
@@ -92,7 +90,7 @@ def _spread(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    chunks = [{"jobs": json.dumps(chunk)} for chunk in _chunks(jobs, workers)]
+    chunks = [{"jobs": json.dumps(chunk)} for chunk in _chunks(jobs, workers, CHUNK[kind])]
     lines = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
         _Worker,
         fn_constructor_kwargs=given,
@@ -106,9 +104,11 @@ def _spread(
             if "stop" in line:
                 raise UserError(line["stop"])
             note(line)
-    except ray.exceptions.RayError as error:
-        cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-        raise UserError(f"Ray gave up ({cause}); what has been translated is kept: the same command goes on") from error
+    except ray.exceptions.RayTaskError:  # an error in our own code, with the worker's traceback
+        raise
+    except ray.exceptions.RayError as error:  # of workers that cannot start, or machines that are gone
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"Ray gave up ({reason}); what has been translated is kept: the same command goes on") from error
 
 
 class _Tally:
@@ -167,38 +167,12 @@ class _Worker:
         return [{"line": json.dumps(line)} for line in lines]
 
 
-def _chunks(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
+def _chunks(jobs: Sequence[Job], workers: int, most: int) -> Iterator[list[Job]]:
     """The jobs with paths that hold anywhere; a shard is enough for a chunk."""
-    size = 1 if jobs[0].shard else max(1, min(CHUNK, len(jobs) // (ROUNDS * workers)))
+    size = 1 if jobs[0].shard else max(1, min(most, len(jobs) // (ROUNDS * workers)))
     for start in range(0, len(jobs), size):
         yield [job._replace(source=_anywhere(job.source)) for job in jobs[start : start + size]]
 
 
 def _anywhere(where: str) -> str:
     return where if is_remote(where) else str(local(where).absolute())
-
-
-@contextmanager
-def _connected() -> Iterator[None]:
-    """Ray, as it is if this process is connected already, else until the block has ended."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot reach Ray, RAY_ADDRESS={address} ({reason}); start it, or unset RAY_ADDRESS for this machine") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
