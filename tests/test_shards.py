@@ -344,3 +344,24 @@ def test_the_command_takes_shards(
     result = cli("train", "--out", tmp_path / "run", "--resume")
     assert result.code == 0 and "is complete: 4 of 4 images" in result.stderr, "its config works from anywhere"
     assert tree(domains["shards"]) == before
+
+
+def test_the_other_verbs_take_shards(cli: Callable[..., Any], domains: dict[str, Path], tmp_path: Path) -> None:
+    """And find in them what they find in folders."""
+    found: dict[str, list[Any]] = {}
+    for kind, target, maps in (("files", "target", "labels"), ("shards", "target-{0..1}.tar", "source")):
+        root, out = domains[kind], tmp_path / f"{kind}_out"
+        source, labels_of, classes = root / "source", root / maps, ["--classes", domains["classes"]]
+        judge = ["--target", root / target, "--segmenter", out / "segmenter", "--out"]
+        for call in (
+            ["segmenter", "--images", source, "--labels", labels_of, *classes, "--out", out / "segmenter", "--budget", 2, "--size", 32],
+            ["audit", "--source", source, "--source-labels", labels_of, *classes, *judge, out / "audit"],
+            ["evaluate", "--translated", source, "--labels", labels_of, *classes, *judge, out / "evaluation", "--source", source],
+        ):
+            result = cli(*call, "--device", "cpu")
+            assert result.code == 0, result
+        metrics = json.loads((out / "evaluation/metrics.json").read_text())
+        audit = json.loads((out / "audit/audit.json").read_text())
+        weights = (out / "segmenter/model.safetensors").read_bytes()
+        found[kind] = [weights, metrics["pixel_accuracy"], metrics["flips"], metrics["realism"]["frechet"], audit["shares"], audit["looks"]]
+    assert found["files"] == found["shards"]
