@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 from unflip.errors import UserError
@@ -43,25 +44,27 @@ def flow(stages: Stages[Job, Image, Translation, Found], jobs: Iterable[Job], at
 
     ``at_once``: how many are decoded ahead and saved behind; 0: one thing after the other.
     """
-    behind: deque[tuple[Job, Callable[[], Found | UserError]]] = deque()
+    behind: deque[tuple[Job, Future[Found | UserError]]] = deque()
 
     def finish() -> None:
         job, found = behind.popleft()
-        stages.note(job, found())
+        stages.note(job, found.result())
 
     with ThreadPoolExecutor(max(1, at_once)) as writers:
         try:
             for job, decoded in _ahead(stages, jobs, at_once):
+                save: Callable[[], Found | UserError]
                 began = time.monotonic()
                 try:
                     image = decoded.result()
                     translation = stages.translate(job, image)
+                    save = partial(stages.save, job, image, translation, round(time.monotonic() - began, 4))
                 except UserError as error:
-                    behind.append((job, lambda error=error: error))  # type: ignore[misc]
-                else:
-                    seconds = round(time.monotonic() - began, 4)
-                    behind.append((job, writers.submit(stages.save, job, image, translation, seconds).result))
-                while len(behind) > at_once:
+                    save = partial(_refused, error)
+                while len(behind) >= max(1, at_once):  # first: where that cannot be saved, this is not to be
+                    finish()
+                behind.append((job, writers.submit(save)))
+                if at_once == 0:
                     finish()
             while behind:
                 finish()
@@ -70,6 +73,10 @@ def flow(stages: Stages[Job, Image, Translation, Found], jobs: Iterable[Job], at
                 with suppress(UserError):
                     finish()
             raise
+
+
+def _refused(error: UserError) -> UserError:
+    return error
 
 
 def _ahead(stages: Stages[Job, Image, Translation, Found], jobs: Iterable[Job], count: int) -> Iterator[tuple[Job, Future[Image]]]:

@@ -16,7 +16,7 @@ from unflip.inference.manifest import Manifest
 from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
-from unflip.inference.work import translate_images
+from unflip.inference.work import Guard, translate_images
 from unflip.progress import Bar
 
 How = Callable[[Translator, Sequence[Job], Place, Place | None, Note], None]
@@ -36,14 +36,14 @@ class Outcome:
     """The mean of the trust map of each image that was translated now, by relative name."""
 
 
-def here(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note) -> None:
-    """Do all jobs in this process."""
+def here(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note, guard: Guard | None = None) -> None:
+    """Do all jobs in this process. ``guard`` is as in :func:`unflip.inference.work.translate_images`."""
     if maps is not None:
         fitted()  # read before the first translation, and by one thread
-    translate_images(translator, [job for job in jobs if not job.shard], out, maps, note)
+    translate_images(translator, [job for job in jobs if not job.shard], out, maps, note, guard)
     for job in jobs:
         if job.shard:
-            translate_shard(translator, job, out, maps, note)
+            translate_shard(translator, job, out, maps, note, guard)
 
 
 def trust_folder(out: Path) -> Path:

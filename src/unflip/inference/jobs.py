@@ -44,7 +44,8 @@ def find_jobs(where: Path | str) -> list[Job]:
         return _remote(str(where).rstrip("/"))
     path = local(where)
     files = find_files(path)
-    return [Job(str(file), name.as_posix()) for file, name in zip(files, relative_names(files, path), strict=True)]
+    jobs = [Job(str(file), name.as_posix()) for file, name in zip(files, relative_names(files, path), strict=True)]
+    return list(dict.fromkeys(jobs))  # a list can name an image twice
 
 
 def identity(source: str) -> str:

@@ -15,12 +15,9 @@ from unflip.data.places import Place, is_remote, local
 from unflip.devices import choose_device
 from unflip.errors import MissingExtra, UserError
 from unflip.inference.cluster import connected, stopped_by_sigterm
-from unflip.inference.folders import How
+from unflip.inference.folders import How, here
 from unflip.inference.jobs import Job, Line, Note
-from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
-from unflip.inference.trust import fitted
-from unflip.inference.work import translate_images
 
 CHUNK = {"cpu": 8, "cuda": 64}
 """The most images that a worker gets at once: few, as all of them are done again where it dies, yet enough to hand them out at no cost."""
@@ -142,8 +139,6 @@ class _Worker:
         self.translator: Translator = ray.get(translator)
         self.translator.to(choose_device(device))
         self.out, self.maps, self.tally = Place(out), None if maps is None else Place(maps), tally
-        if maps is not None:
-            fitted()
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
         import ray
@@ -158,10 +153,7 @@ class _Worker:
 
         careful = guard if ray.get(self.tally.begin.remote(chunk)) else None
         try:
-            translate_images(self.translator, [job for job in jobs if not job.shard], self.out, self.maps, lines.append, careful)
-            for job in jobs:
-                if job.shard:
-                    translate_shard(self.translator, job, self.out, self.maps, lines.append, careful)
+            here(self.translator, jobs, self.out, self.maps, lines.append, careful)
         except UserError as error:
             lines.append({"stop": str(error)})
         return [{"line": json.dumps(line)} for line in lines]
