@@ -1,0 +1,146 @@
+"""Tiles: an image translated piece by piece is the image translated whole, or has at least no seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers import images, noise, rng, same, scale_weights
+from unflip.inference.tiles import Box, Moments, Statistics, Tiles
+from unflip.networks import Generator, ResnetConfig
+from unflip.networks.blocks import InstanceNorm
+
+
+def network(width: int = 4, blocks: int = 2, **fields: Any) -> Generator:
+    return scale_weights(ResnetConfig(width=width, blocks=blocks, **fields).build(3, 3, rng())).eval()
+
+
+def scene(height: int, width: int) -> Tensor:
+    """Unlike its parts: another brightness and contrast at each side, as sky and road have."""
+    rough = F.interpolate(noise(1, 3, 12, 12, seed=3), (height, width), mode="bilinear")
+    x = 0.5 * rough + 0.2 * noise(1, 3, height, width, seed=4)
+    x[..., width // 2 :] *= 0.3
+    x[..., height // 2 :, :] += 0.4
+    return x.clamp(-1, 1)
+
+
+def reader(x: Tensor) -> Callable[[int, int, int, int], Tensor]:
+    return lambda top, left, bottom, right: x[..., top:bottom, left:right]
+
+
+def assemble(x: Tensor, parts: Any) -> Tensor:
+    whole = torch.full_like(x, torch.nan)
+    for box, part in parts:
+        assert whole[..., box.top : box.bottom, box.left : box.right].isnan().all(), "a pixel is written twice"
+        whole[..., box.top : box.bottom, box.left : box.right] = part
+    assert not whole.isnan().any()
+    return whole
+
+
+def naive(tiles: Tiles, x: Tensor) -> Tensor:
+    """The broken twin: every tile is normalized by its own statistics."""
+    found = []
+    for box in tiles.boxes():
+        window = box.grown(tiles.halo, tiles.whole)
+        rows, columns = box.inside(window)
+        image = tiles.generator.run(tiles._read(reader(x), window))[0][..., rows, columns]
+        height, width = (min(end, side) for end, side in zip((box.bottom, box.right), tiles.size, strict=True))
+        found.append((Box(box.top, box.left, height, width), image[..., : height - box.top, : width - box.left]))
+    return assemble(x, found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}])
+@pytest.mark.parametrize("size", [(93, 131), (64, 201)])
+def test_exact_tiles_are_the_whole_image(fields: dict[str, str], size: tuple[int, int]) -> None:
+    generator, x = network(**fields), scene(*size)
+    whole, tiles = generator(x), Tiles(generator, size, 48)
+    assert whole.std() > 0.3
+    calls: list[int] = []
+    found = assemble(x, tiles.translate(reader(x), "exact", calls.append))
+    assert same(found, whole, 1e-9)
+    assert calls == list(range(1, tiles.work("exact") + 1))
+    assert (naive(tiles, x) - whole).abs().max() > 20 / 127.5
+    assert all(norm.given is None for norm in generator.modules() if isinstance(norm, InstanceNorm))
+
+
+@torch.no_grad()
+def test_a_large_image_by_tiles_of_512() -> None:
+    """Issue's bar: 1024 x 2048 in float32, within one gray value at every pixel."""
+    generator, x = network(blocks=1).float(), scene(1024, 2048).float()
+    whole, tiles = generator(x), Tiles(generator, (1024, 2048), 512)
+    assert whole.std() > 0.3 and len(tiles.boxes()) == 8
+    assert (assemble(x, tiles.translate(reader(x), "exact")) - whole).abs().max() < 1 / 127.5
+    assert (naive(tiles, x) - whole).abs().max() > 20 / 127.5
+
+
+def seams(y: Tensor, tile: int, flat: slice) -> float:
+    """The mean step across the tiles' vertical borders, in rows ``flat``, over that 8 pixels beside them."""
+    step = (y[..., flat, 1:] - y[..., flat, :-1]).abs().mean((0, 1, 2))  # step[i]: from column i to i + 1
+    borders = torch.arange(tile, y.shape[-1], tile) - 1
+    return float(step[borders].mean() / torch.cat([step[borders - 8], step[borders + 8]]).mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("statistics", ["exact", "estimated"])
+def test_there_is_no_seam_on_flat_regions(statistics: Statistics) -> None:
+    generator = network(blocks=1)
+    x = scene(128, 384)
+    flat = slice(40, 100)
+    x[..., 32:112, :] = 0.3 + 0.02 * noise(1, 3, 80, 384, seed=9)  # flat but for a little grain, so that there are steps at all
+    tiles = Tiles(generator, (128, 384), 64)
+    found = assemble(x, tiles.translate(reader(x), statistics))
+    assert seams(found, 64, flat) < 1.05
+    assert seams(naive(tiles, x), 64, flat) > 1.5
+
+
+@torch.no_grad()
+def test_estimated_statistics_are_near_those_of_the_image() -> None:
+    generator, x = network(blocks=1), scene(160, 192)
+    whole, tiles = generator(x), Tiles(generator, (160, 192), 32)
+    calls: list[int] = []
+    estimated = assemble(x, tiles.translate(reader(x), "estimated", calls.append))
+    assert len(tiles.boxes()) == 30 and len(calls) == tiles.work("estimated") == 30 + 16 * 7
+    assert (estimated - whole).abs().mean() < 0.5 * (naive(tiles, x) - whole).abs().mean()
+    assert (estimated - whole).abs().max() > 1 / 127.5, "they are no more than an estimate"
+
+
+@torch.no_grad()
+def test_statistics_of_few_tiles_are_exact() -> None:
+    generator, x = network(blocks=1), scene(128, 128)
+    tiles = Tiles(generator, (128, 128), 32)
+    assert len(tiles.boxes()) == 16
+    assert same(assemble(x, tiles.translate(reader(x), "estimated")), generator(x), 1e-9)
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x = noise(2, 3, 20, 30) * 4 + 1000
+    moments = Moments()
+    for part in (x[..., :7, :], x[..., 7:8, :5], x[..., 7:8, 5:], x[..., 8:, :]):
+        moments.add(part)
+    together = x.transpose(0, 1).flatten(1)
+    assert moments.count == together.shape[1]
+    assert same(moments.mean.flatten(), together.mean(1), 1e-12)
+    assert same((moments.squares / moments.count).flatten(), together.var(1, correction=0), 1e-9)
+    assert same(moments.normalize(x[:1], 1e-5), F.batch_norm(x, None, None, training=True, eps=1e-5)[:1], 1e-9)
+
+
+@torch.no_grad()
+def test_norms_are_normal_again_after_an_error() -> None:
+    generator, x = network(), images(1, 96)
+
+    def broken(*box: int) -> Tensor:
+        raise OSError("gone")
+
+    for statistics in ("exact", "estimated"):
+        with pytest.raises(OSError, match="gone"):
+            next(Tiles(generator, (96, 96), 48).translate(broken, statistics))  # type: ignore[arg-type]
+        assert all(norm.given is None for norm in generator.modules() if isinstance(norm, InstanceNorm))
+    parts = Tiles(generator, (96, 96), 48).translate(reader(x))
+    next(parts)
+    assert same(generator(x), network()(x), 0), "between two tiles the network is its old self"
