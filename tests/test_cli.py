@@ -68,7 +68,7 @@ VERBS: dict[str, list[str]] = {
         "--set",
         "--resume",
     ],
-    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device", "--ray", "--workers"],
+    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device", "--tile", "--statistics", "--ray", "--workers"],
     "segmenter": [
         "--images",
         "--labels",

@@ -405,11 +405,11 @@ def test_a_store_keeps_only_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         return Store([(10, 10)], lambda index: torch.zeros(10, 10, dtype=torch.uint8), cache, shared)
 
     monkeypatch.setattr(store_module, "_free_shared_memory", lambda: 200)
-    monkeypatch.setattr(store_module, "_available_memory", lambda: 400)
+    monkeypatch.setattr(store_module, "available_memory", lambda: 400)
     assert make().pixels is not None and make().pixels.is_shared()
     monkeypatch.setattr(store_module, "_free_shared_memory", lambda: 199)
     assert make().pixels is None and make(shared=False).pixels is not None and make("memory").pixels is not None
     monkeypatch.setattr(store_module, "_free_shared_memory", lambda: 99)
     refused(lambda: make("memory"), "/dev/shm")
-    monkeypatch.setattr(store_module, "_available_memory", lambda: 399)
+    monkeypatch.setattr(store_module, "available_memory", lambda: 399)
     assert make(shared=False).pixels is None

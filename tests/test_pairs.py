@@ -228,7 +228,7 @@ def test_each_image_is_decoded_once_where_cached(make: Callable[..., Pairs], mon
 def test_auto_keeps_only_what_fits(make: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
     source = 3 * 5 * 24 * 20
     monkeypatch.setattr(store, "_free_shared_memory", lambda: 2 * source)
-    monkeypatch.setattr(store, "_available_memory", lambda: 4 * source)
+    monkeypatch.setattr(store, "available_memory", lambda: 4 * source)
     assert make().source.store.pixels is not None
     monkeypatch.setattr(store, "_free_shared_memory", lambda: 2 * source - 1)
     assert make().source.store.pixels is None and make(shared=False).source.store.pixels is not None
@@ -236,12 +236,12 @@ def test_auto_keeps_only_what_fits(make: Callable[..., Pairs], monkeypatch: pyte
     monkeypatch.setattr(store, "_free_shared_memory", lambda: source - 1)
     with pytest.raises(UserError, match="/dev/shm"):
         make(cache="memory")
-    monkeypatch.setattr(store, "_available_memory", lambda: 4 * source - 1)
+    monkeypatch.setattr(store, "available_memory", lambda: 4 * source - 1)
     assert make(shared=False).source.store.pixels is None
 
 
 def test_memory_is_measured() -> None:
-    assert 2**26 < store._available_memory() < 2**50
+    assert 2**26 < store.available_memory() < 2**50
     assert 0 <= store._free_shared_memory() <= 2**62
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import unflip
 from helpers import images, noise, rng, same, scale_weights
-from unflip.inference.tiles import Box, Moments, Statistics, Tiles
-from unflip.networks import Generator, ResnetConfig
+from unflip import modelfolder
+from unflip.errors import UserError
+from unflip.inference import translator as translator_module
+from unflip.inference.tiles import Box, Moments, Statistics, Tiles, side_for
+from unflip.modelfolder import ModelConfig
+from unflip.networks import Generator, MultiscaleConfig, ResnetConfig
 from unflip.networks.blocks import InstanceNorm
+from unflip.networks.multiscale import build
 
 
 def network(width: int = 4, blocks: int = 2, **fields: Any) -> Generator:
@@ -90,10 +97,11 @@ def seams(y: Tensor, tile: int, flat: slice) -> float:
 @pytest.mark.parametrize("statistics", ["exact", "estimated"])
 def test_there_is_no_seam_on_flat_regions(statistics: Statistics) -> None:
     generator = network(blocks=1)
-    x = scene(128, 384)
-    flat = slice(40, 100)
-    x[..., 32:112, :] = 0.3 + 0.02 * noise(1, 3, 80, 384, seed=9)  # flat but for a little grain, so that there are steps at all
-    tiles = Tiles(generator, (128, 384), 64)
+    x = scene(192, 384)
+    x[..., 52:140, :] = 0.3 + 0.001 * torch.arange(384)  # flat but for a slight slope, so that there are steps at all
+    flat = slice(92, 100)
+    assert generator.receptive_radius <= 40, "these rows see nothing else, though their tiles do"
+    tiles = Tiles(generator, (192, 384), 64)
     found = assemble(x, tiles.translate(reader(x), statistics))
     assert seams(found, 64, flat) < 1.05
     assert seams(naive(tiles, x), 64, flat) > 1.5
@@ -144,3 +152,85 @@ def test_norms_are_normal_again_after_an_error() -> None:
     parts = Tiles(generator, (96, 96), 48).translate(reader(x))
     next(parts)
     assert same(generator(x), network()(x), 0), "between two tiles the network is its old self"
+
+
+# --- in a translator
+
+
+def write_model(folder: Path, **fields: Any) -> Path:
+    config = ModelConfig(generator=ResnetConfig(width=4, blocks=1), **fields)
+    networks = nn.ModuleDict({"to_target": build(config.generator, config.multiscale, 3, 3, rng())})
+    scale_weights(networks)
+    modelfolder.save(folder, config, networks.float(), None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("tiles") / "model")
+
+
+def photo(height: int = 150, width: int = 203) -> Any:
+    return ((scene(height, width)[0].permute(1, 2, 0) + 1) * 127.5).byte().numpy()
+
+
+def test_a_translator_by_tiles_gives_what_it_gives_without(model: Path) -> None:
+    image = photo()
+    whole = unflip.load(model, device="cpu", tile="none")(image).astype(int)
+    assert whole.std() > 0.3 * 127.5
+    for tile in (64, 100, 160):
+        tiled = unflip.load(model, device="cpu", tile=tile)
+        with_tiles = tiled(image).astype(int)
+        assert abs(with_tiles - whole).max() <= 1
+    estimated = unflip.load(model, device="cpu", tile=64, statistics="estimated")(photo(300, 300)).astype(int)
+    whole = unflip.load(model, device="cpu", tile="none")(photo(300, 300)).astype(int)
+    assert abs(estimated - whole).max() > 1, "25 tiles, of which 16 are looked at"
+    batch = torch.from_numpy(photo()).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    batch[1] = batch[1].flip(-1)
+    found = unflip.load(model, device="cpu", tile=64)(batch)
+    assert (found.int() - unflip.load(model, device="cpu")(batch).int()).abs().max() <= 1
+
+
+def test_tiles_where_the_memory_asks_for_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, sides = photo(), []
+    monkeypatch.setattr(translator_module, "Tiles", lambda *given: sides.append(given[2]) or Tiles(*given))
+    translate = unflip.load(model, device="cpu")
+    whole = translate(image)
+    assert not sides
+    enough = 2 * translate.generator.memory_per_pixel * 150 * 203
+    monkeypatch.setattr(translator_module, "available_memory", lambda device: enough)
+    translate(image)
+    assert not sides
+    monkeypatch.setattr(translator_module, "available_memory", lambda device: enough - 1)
+    assert abs(translate(image).astype(int) - whole).max() <= 1
+    assert sides == [256], "the smallest that is tried"
+    radius, each = translate.generator.receptive_radius, translate.generator.memory_per_pixel
+    assert side_for(translate.generator, (9000, 9000), 2 * each * (1024 + 2 * radius) ** 2) == 1024
+    assert side_for(translate.generator, (9000, 9000), 2 * each * (1024 + 2 * radius) ** 2 - 2 * each) == 512
+
+
+def test_a_gpu_that_runs_out_of_memory_goes_on_by_tiles(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = photo()
+    translate = unflip.load(model, device="cpu")
+    whole = translate(image)
+
+    def too_much(x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(translate, "_whole", too_much)
+    assert abs(translate(image).astype(int) - whole).max() <= 1
+    translate.tile = "none"
+    with pytest.raises(torch.OutOfMemoryError):
+        translate(image)
+
+
+def test_refused_tiles(model: Path, tmp_path: Path) -> None:
+    for wrong in (63, 0, -5, "big", 2.5):
+        with pytest.raises(UserError, match="not a tile"):
+            unflip.load(model, device="cpu", tile=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="not statistics"):
+        unflip.load(model, device="cpu", statistics="rough")  # type: ignore[arg-type]
+    several = write_model(tmp_path / "several", multiscale=MultiscaleConfig(attention=4))
+    assert unflip.load(several, device="cpu")(photo(40, 48)).shape == (40, 48, 3)
+    with pytest.raises(UserError, match="multi-scale"):
+        unflip.load(several, device="cpu", tile=128)

@@ -26,6 +26,14 @@ def translate(
         str, typer.Option(metavar="forward|backward", help="backward: target to source, for methods that learn both.")
     ] = "forward",
     device: Device = "auto",
+    tile: Annotated[
+        str,
+        typer.Option(metavar="auto|none|PIXELS", help="Translate by tiles of this side; auto: where an image is too large for the memory."),
+    ] = "auto",
+    statistics: Annotated[
+        str,
+        typer.Option(metavar="exact|estimated", help="Of the norms, where there are tiles: of the whole image, or of some tiles (faster)."),
+    ] = "exact",
     ray: Annotated[
         bool, typer.Option("--ray", help="Share the work by Ray: on the cluster that RAY_ADDRESS names, else on all of this machine.")
     ] = False,
@@ -46,7 +54,9 @@ def translate(
         from unflip.inference.scale import on_ray
 
         how = on_ray(workers, device)
-    translator = load(run, device="cpu" if ray else device, direction=direction)  # type: ignore[arg-type]
+    where = "cpu" if ray else device
+    side = int(tile) if tile.isdecimal() else tile
+    translator = load(run, device=where, direction=direction, tile=side, statistics=statistics)  # type: ignore[arg-type]
     outcome = translate_folder(translator, images, out, trust=trust, how=how)
     skipped = f", {outcome.skipped} already there" if outcome.skipped else ""
     typer.echo(f"{out}: {outcome.done} translated{skipped}")

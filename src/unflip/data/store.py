@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from unflip.devices import available_memory
 from unflip.errors import UserError
 from unflip.torchrun import processes
 
@@ -61,23 +60,9 @@ class Store:
 
 def _fits(total: int, shared: bool) -> bool:
     """A quarter of the memory for each of the two domains, and half of what can be shared, leave room for the rest of the training."""
-    return total <= _available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
+    return total <= available_memory() // 4 and (not shared or total <= _free_shared_memory() // 2)
 
 
 def _free_shared_memory() -> int:
     """Free bytes in /dev/shm, small in containers by default; where there is none (not Linux), no such bound is known."""
     return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 2**62
-
-
-def _available_memory() -> int:
-    """Bytes of memory that can be had without swapping, as far as the system tells."""
-    known = []
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max": none
-            known.append(int(Path(limit).read_text()))
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no sysconf on Windows
-        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(known, default=8 * 2**30)

@@ -15,12 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unflip.losses.precision import at_least_float32
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
 Statistics = Literal["exact", "estimated"]
+"""Of the norms: those of the whole image, found in one pass over it for each norm, or those of some tiles."""
+SIDES = (2048, 1024, 512, 256)
+"""Of the tiles that are tried where an image is too large. The larger, the less is computed twice, for their halos."""
 
 SAMPLED = 16
 """Tiles from which statistics are estimated, evenly spread; where there are no more, they are exact."""
@@ -56,7 +60,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """The pixels of ``(N, C, h, w)``. Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm", 1979."""
-        variance, mean = (each.double() for each in torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True))
+        variance, mean = (each.double() for each in torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0, keepdim=True))
         count = x.numel() // x.shape[1]
         total, apart = self.count + count, mean - self.mean
         self.squares = self.squares + variance * count + apart.square() * (self.count * count / total)
@@ -67,11 +71,20 @@ class Moments:
         """``x`` with mean 0 and variance 1, if it is made like what has been seen."""
         scale = (self.squares / self.count + eps) ** -0.5
         assert isinstance(scale, Tensor) and isinstance(self.mean, Tensor)
-        return x * scale.to(x.dtype) - (self.mean * scale).to(x.dtype)
+        wide = at_least_float32(x)
+        return (wide * scale.to(wide.dtype) - (self.mean * scale).to(wide.dtype)).to(x.dtype)
 
 
 class _Enough(Exception):
     """The rest of the network is not needed in this pass."""
+
+
+def side_for(generator: Generator, size: tuple[int, int], memory: int) -> int | None:
+    """The tiles that an image of ``size`` (height, width) needs where ``memory`` bytes are available; None: it can be translated whole."""
+    most = memory // 2 // generator.memory_per_pixel
+    if size[0] * size[1] <= most:
+        return None
+    return next((side for side in SIDES if (side + 2 * generator.receptive_radius) ** 2 <= most), SIDES[-1])
 
 
 class Tiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from unflip import modelfolder
 from unflip.data.images import Array, parse_resize, prepare
 from unflip.data.transforms import to_image, to_network
-from unflip.devices import choose_device, choose_precision
+from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
+from unflip.inference.tiles import SIDES, Statistics, Tiles, side_for
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
@@ -23,6 +25,9 @@ from unflip.networks.chain import compile_networks, missing_compiler
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 Direction = Literal["forward", "backward"]
+Tile = int | Literal["auto", "none"]
+
+SMALLEST_TILE = 64
 
 
 class Translator:
@@ -46,7 +51,11 @@ class Translator:
             raise UserError(f"{model.folder} translates forward only; its method learns no way back")
         self.config, self.folder, self.device, self.direction = model.config, model.folder, device, direction
         self.generator = model.generators[side]
-        self.one_by_one = self.half = False
+        self.one_by_one = self.half = self.compiled = False
+        self.tile: Tile = "auto"
+        """The side of the tiles by which an image is translated, in pixels; "auto": only where it is too large for the memory."""
+        self.statistics: Statistics = "exact"
+        """Of the norms, where there are tiles."""
         self.resize = parse_resize(self.config.resize)
 
     def __call__(self, image: AnyImage) -> AnyImage:
@@ -64,12 +73,46 @@ class Translator:
 
     @torch.inference_mode()
     def network(self, x: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` in [-1, 1] to the same; no resizing."""
-        x = x.to(self.device, non_blocking=True)
+        """``(N, 3, H, W)`` in [-1, 1] to the same; no resizing. By tiles where ``tile`` says so; the result is then where ``x`` is."""
+        side = self._side(x)
+        if side is not None:
+            return self._by_tiles(x, side)
+        try:
+            return self._whole(x.to(self.device, non_blocking=True))
+        except torch.OutOfMemoryError:
+            if self.tile != "auto" or not isinstance(self.generator, Generator):
+                raise
+        torch.cuda.empty_cache()
+        return self._by_tiles(x, SIDES[-2])
+
+    def _whole(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             if not self.one_by_one:
                 return self.generator(x).float()
             return torch.cat([self.generator(image.contiguous(memory_format=torch.channels_last)) for image in x.split(1)])
+
+    def _side(self, x: Tensor) -> int | None:
+        """Of the tiles by which images like ``x`` are translated; None: whole."""
+        size = (x.shape[-2], x.shape[-1])
+        if self.tile == "none" or not isinstance(self.generator, Generator):
+            return None
+        if self.tile == "auto":
+            return side_for(self.generator, size, available_memory(self.device))
+        return self.tile if max(size) > self.tile else None
+
+    def _by_tiles(self, x: Tensor, side: int) -> Tensor:
+        assert isinstance(self.generator, Generator)
+        tiles, y = Tiles(self.generator, (x.shape[-2], x.shape[-1]), side), torch.empty_like(x)
+        layout = torch.channels_last if self.one_by_one else torch.contiguous_format
+        for image, translation in zip(x.split(1), y.split(1), strict=True):
+
+            def read(top: int, left: int, bottom: int, right: int, image: Tensor = image) -> Tensor:
+                return image[..., top:bottom, left:right].to(self.device).contiguous(memory_format=layout)
+
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), _uncompiled(self.compiled):
+                for box, part in tiles.translate(read, self.statistics):
+                    translation[..., box.top : box.bottom, box.left : box.right] = part
+        return y
 
     def quicken(self, precision: str = "auto") -> None:
         """Compute as fast as the device can. Not for networks that somebody else trains.
@@ -87,6 +130,7 @@ class Translator:
         """Compile the network, on a GPU where that can be done. It takes a minute for every new size of image or batch."""
         if self.device.type == "cuda" and missing_compiler() is None:
             compile_networks([self.generator])
+            self.compiled = True
 
     def to(self, device: torch.device) -> None:
         """Move to a device, to be there as :func:`load` would have made it."""
@@ -129,16 +173,33 @@ class Translator:
         return (y if image.ndim == 4 else y[0]).to(image.device)
 
 
-def load(path: str | Path, *, device: str = "auto", direction: Direction = "forward") -> Translator:
+def load(
+    path: str | Path, *, device: str = "auto", direction: Direction = "forward", tile: Tile = "auto", statistics: Statistics = "exact"
+) -> Translator:
     """The translator of a run folder or a model folder.
 
+    ``tile``: the side of the tiles by which larger images are translated, in pixels, at least 64; "none": all are translated whole;
+    "auto": tiles only where the memory asks for them. ``statistics`` of the norms where there are tiles: "exact", those of the whole image,
+    or "estimated" from some tiles, which is several times as fast (docs/decisions/tiling.md).
+
     Raises:
-        UserError: nothing there, damaged, or a direction that its method does not learn.
+        UserError: nothing there, damaged, a direction that its method does not learn, or tiles of a multi-scale model.
     """
     chosen = choose_device(device)
+    if statistics not in ("exact", "estimated"):
+        raise UserError(f"not statistics, {statistics!r}; use exact or estimated")
+    if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= SMALLEST_TILE):
+        raise UserError(f"not a tile, {tile!r}; use auto, none, or a side of at least {SMALLEST_TILE} pixels")
     translator = Translator(modelfolder.load(Path(path), chosen), chosen, direction)
+    if tile not in ("auto", "none") and not isinstance(translator.generator, Generator):
+        raise UserError(f"{path} is multi-scale: it sees images in windows of its own; leave out the tiles")
+    translator.tile, translator.statistics = tile, statistics
     translator.quicken()
     return translator
+
+
+def _uncompiled(compiled: bool) -> AbstractContextManager[Any]:
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

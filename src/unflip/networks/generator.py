@@ -54,6 +54,8 @@ class Generator(nn.Module, ABC):
     """The shortest side that the layers can take."""
     receptive_radius: int
     """No input pixel further away than this, in pixels, reaches an output pixel through the convolutions. Instance norm is global."""
+    memory_per_pixel: int
+    """Bytes for each pixel that translating a whole image takes, in float32 and without gradient, at most."""
     taps: tuple[Tap, ...]
 
     @property
