@@ -33,8 +33,8 @@ ARMS = (
     *("unflip:cut:32", "unflip:cut:4", "published:cut:4", "unflip:srunit:16", "unflip:srunit:16:robustness.every=4"),
     *(
         "unflip:srunit:1",
-        "unflip:cut:16:compile=false",
-        "unflip:cut:1:compile=false",
+        "unflip:cut:16:compile=off",
+        "unflip:cut:1:compile=off",
         "unflip:cut:16:precision=32",
         "translate:16",
         "profile:cut:16",
@@ -85,7 +85,7 @@ def ours(method: str, batch: int, settings: list[str], seconds: float = 4) -> di
         ready = time.perf_counter() - began
         times.append(timed(lambda i, batches=batches: play(training, batches[i % 4]), seconds / len(TAPS[method])))
     memory = torch.cuda.max_memory_allocated()
-    plain = assemble(config.model_copy(update={"compile": False}), bench.CHANNELS, fabric)
+    plain = assemble(config.model_copy(update={"compile": "off"}), bench.CHANNELS, fabric)
     flops = bench._flops(lambda: play(plain, batches[0]))
     half = torch.float32 if config.precision == "32" else torch.bfloat16
     peak = bench.matrix_peak(fabric.device, half)

@@ -151,16 +151,17 @@ def test_whether_a_run_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from unflip import runs
 
     monkeypatch.setattr(runs, "missing_compiler", lambda: None)
-    assert [small(compile=choice).compiles(gpu) for choice in ("auto", True, False)] == [True, True, False]
-    assert [small(compile=choice).compiles(cpu) for choice in ("auto", False)] == [False, False]
+    assert [small(compile=choice).compiles(gpu) for choice in ("auto", "on", "off")] == [True, True, False]
+    assert [small(compile=choice).compiles(cpu) for choice in ("auto", "off")] == [False, False]
     with pytest.raises(UserError, match="compile: cpu gains nothing"):
-        small(compile=True).compiles(cpu)
+        small(compile="on").compiles(cpu)
     monkeypatch.setattr(runs, "missing_compiler", lambda: "a C compiler")
     assert not small().compiles(gpu)
     with pytest.raises(UserError, match="a C compiler is missing"):
-        small(compile=True).compiles(gpu)
+        small(compile="on").compiles(gpu)
     with pytest.raises(UserError, match="compile"):
         small(compile="often")
+    assert [small(compile=truth).compile for truth in (True, False)] == ["on", "off"], "as YAML reads on and off"
 
 
 def test_what_a_compiler_needs(monkeypatch: pytest.MonkeyPatch) -> None:

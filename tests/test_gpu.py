@@ -44,7 +44,7 @@ def test_a_compiled_and_recorded_run_is_the_plain_one(method: str) -> None:
     """Their first losses are equal, and their weights move alike. Not the same way: Adam's first steps have the signs of gradients, also of
     those that are 0 but for rounding, and at the first weights NCE follows the least change."""
     settings = ("robustness.start=0",) if method == "srunit" else ()
-    plain, training = start(method, *settings, "compile=false"), start(method, *settings)
+    plain, training = start(method, *settings, "compile=off"), start(method, *settings)
     began = weights(plain)
     assert torch.equal(began, weights(training))
     one, other = parts(plain, range(16)), parts(training, range(16))

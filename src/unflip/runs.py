@@ -96,7 +96,7 @@ class RunConfig(Recipe):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
-    compile: bool | Literal["auto"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     """Compile the networks and record steps as CUDA graphs, which takes a minute or two; ``auto``: on GPUs, where a compiler is there."""
     ema: EmaConfig = EmaConfig()
     init: Path | None = None
@@ -117,12 +117,12 @@ class RunConfig(Recipe):
 
     def compiles(self, device: torch.device) -> bool:
         """Whether a run on ``device`` compiles. Raises ``UserError`` where it is told to and cannot."""
-        if self.compile is not True:
+        if self.compile != "on":
             return self.compile == "auto" and device.type == "cuda" and missing_compiler() is None
         if device.type != "cuda":
             raise UserError(f"compile: {device.type} gains nothing from it; leave it out")
         if missing := missing_compiler():
-            raise UserError(f"compile: {missing} is missing; install it, or set compile=false")
+            raise UserError(f"compile: {missing} is missing; install it, or set compile=off")
         return True
 
     @field_validator("method")
@@ -136,6 +136,11 @@ class RunConfig(Recipe):
     @classmethod
     def _precision(cls, value: Any) -> Any:
         return str(value)  # YAML and --set read 32 as a number
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # YAML and --set read on and off as truths
 
     @model_validator(mode="after")
     def _intervals(self) -> RunConfig:

@@ -32,6 +32,7 @@ class Job(NamedTuple):
 
     @property
     def shard(self) -> bool:
+        """Whether it is one."""
         return is_shard(self.name)
 
 

@@ -69,7 +69,7 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
         after = peak_memory(device)
         translate = _translation(training, config)
         translations = _timed(lambda i: translate(batches[i].source), steps, device, bar, WARM + steps)
-    plain = assemble(training.config.model_copy(update={"compile": False}), CHANNELS, fabric)  # what is recorded counts nothing
+    plain = assemble(training.config.model_copy(update={"compile": "off"}), CHANNELS, fabric)  # what is recorded counts nothing
     counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: translate(batches[-1].source))
 
     def speed(seconds: list[float], flops: int, dtype: torch.dtype) -> dict[str, Any]:
