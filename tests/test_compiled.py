@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +201,21 @@ def test_a_checkpoint_goes_on_with_channels_last_in_memory(tmp_path: Path) -> No
 
 
 def test_what_is_not_on_a_gpu_is_not_recorded() -> None:
-    replay = Replay(lambda x, k: (x + k, k), pool=None, stream=None)  # type: ignore[arg-type]
+    replay = Replay(pool=None, stream=None)  # type: ignore[arg-type]
     for k in range(6):
-        found, given = replay(torch.ones(2), k)
+        found, given = replay(lambda x, k: (x + k, k), torch.ones(2), k)
         assert given == k and torch.equal(found, torch.full((2,), 1.0 + k))
     assert not replay.recorded
+
+
+def test_a_training_is_gone_when_nobody_holds_it() -> None:
+    """No cycle keeps it: with it would stay what its processes talk through, until Python ends, which then does not end well."""
+    training = assemble(small(), (3, 3), launch("cpu", "32"))
+    play(training, as_bytes(0, 1))
+    seen = weakref.ref(training)
+    gc.disable()
+    try:
+        del training
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -48,7 +48,7 @@ def test_a_compiled_and_recorded_run_is_the_plain_one(method: str) -> None:
     began = weights(plain)
     assert torch.equal(began, weights(training))
     one, other = parts(plain, range(16)), parts(training, range(16))
-    assert training.turns["generator"].recorded and training.turns["discriminator"].recorded
+    assert training.replays["generator"].recorded and training.replays["discriminator"].recorded
     assert other[0] == pytest.approx(one[0], rel=1e-4)
     slow, quick = weights(plain) - began, weights(training) - began
     assert torch.cosine_similarity(slow, quick, 0) > 0.9

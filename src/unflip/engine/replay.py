@@ -17,47 +17,47 @@ MOST = 32
 
 
 class Replay:
-    """Called like ``function``, whose results last until the next call of any replay with the same ``pool``.
+    """Calls a function, the same one each time; its results last until the next call of any replay with the same ``pool``.
 
-    ``function`` may change tensors that it holds, such as weights, but must neither read values on the host nor choose by chance. Calls
+    The function may change tensors that it holds, such as weights, but must neither read values on the host nor choose by chance. Calls
     that differ in more than their tensors' values, as in a number, are of another kind, and are recorded for themselves. With tensors
     that are not on a GPU it is called as it is.
     """
 
-    def __init__(self, function: Callable[..., Any], pool: Any, stream: torch.cuda.Stream) -> None:
-        self.function, self.pool, self.stream = function, pool, stream
+    def __init__(self, pool: Any, stream: torch.cuda.Stream) -> None:
+        self.pool, self.stream = pool, stream
         self.calls: Counter[Any] = Counter()
         self.recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, function: Callable[..., Any], *given: Any) -> Any:
         leaves, structure = tree_flatten(given)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not all(tensor.is_cuda for tensor in tensors):
-            return self.function(*given)
+            return function(*given)
         kind = (str(structure), *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
         if kind not in self.recorded:
             self.calls[kind] += 1
             if self.calls[kind] <= WARM or len(self.recorded) == MOST or len(self.calls) > 4 * MOST:
-                return self._as_it_is(given)
-            self.recorded[kind] = self._record(leaves, structure)
+                return self._as_it_is(function, given)
+            self.recorded[kind] = self._record(function, leaves, structure)
         graph, inputs, results = self.recorded[kind]
         torch._foreach_copy_(inputs, tensors)
         graph.replay()
         return results
 
-    def _as_it_is(self, given: tuple[Any, ...]) -> Any:
+    def _as_it_is(self, function: Callable[..., Any], given: tuple[Any, ...]) -> Any:
         """On the stream on which it will be recorded: what autograd keeps from call to call belongs to a stream."""
         now = torch.cuda.current_stream()
         self.stream.wait_stream(now)
         with torch.cuda.stream(self.stream):
-            results = self.function(*given)
+            results = function(*given)
         now.wait_stream(self.stream)
         return results
 
-    def _record(self, leaves: list[Any], structure: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+    def _record(self, function: Callable[..., Any], leaves: list[Any], structure: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         held = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         graph = torch.cuda.CUDAGraph()
         # other threads go on pinning memory for the next batches
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            results = self.function(*tree_unflatten(held, structure))
+            results = function(*tree_unflatten(held, structure))
         return graph, [leaf for leaf in held if isinstance(leaf, Tensor)], results

@@ -50,8 +50,8 @@ class Training:
     wrapped: dict[str, Any] = field(default_factory=dict)
     """The players and optimizers as Fabric wants them called."""
     compiled: bool = False
-    turns: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    """What a player does with a piece of a batch: :func:`_generator_turn`, :func:`_discriminator_turn`, on a GPU recorded."""
+    replays: dict[str, Replay] = field(default_factory=dict)
+    """Of the players' turns, by player, where they are recorded."""
 
 
 class Moment(NamedTuple):
@@ -124,10 +124,9 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
         )
         training.optimizers[name] = optimizer
         training.wrapped[name], training.wrapped[f"{name}_optimizer"] = fabric.setup(player, optimizer)
-    training.turns = {"generator": partial(_generator_turn, training), "discriminator": partial(_discriminator_turn, training)}
     if compiled and team.size == 1 and config.accumulate == 1:  # else what one piece gave is still needed when the next is played
         pool_handle, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(fabric.device)
-        training.turns = {name: Replay(turn, pool_handle, stream) for name, turn in training.turns.items()}
+        training.replays = {name: Replay(pool_handle, stream) for name in training.optimizers}
     return training
 
 
@@ -206,12 +205,19 @@ def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str,
     shown: list[dict[str, tuple[Tensor, Tensor]]] = []
     for k, (piece, share) in enumerate(pieces, 1):
         draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
-        found, pairs = training.turns["generator"](piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
+        found, pairs = _turn(training, "generator", piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
         _add(parts, found, share)
         shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
-        _add(parts, training.turns["discriminator"](pairs, share, k == len(pieces)), share)
+        _add(parts, _turn(training, "discriminator", pairs, share, k == len(pieces)), share)
     return parts
+
+
+def _turn(training: Training, player: str, *given: Any) -> Any:
+    """What a player does with a piece of a batch, recorded where that can be."""
+    turns: dict[str, Callable[..., Any]] = {"generator": _generator_turn, "discriminator": _discriminator_turn}
+    function = partial(turns[player], training)
+    return training.replays[player](function, *given) if player in training.replays else function(*given)
 
 
 def _generator_turn(
