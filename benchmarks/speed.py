@@ -17,10 +17,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -34,19 +37,13 @@ TAPS = {"cut": (0,), "srunit": (0, 1, 2, 3, 4)}
 
 def ours(method: str, size: int, width: int, steps: int) -> dict[str, Any]:
     """Of unflip, by ``unflip bench``."""
-    from unflip.losses.robustness import Robustness
     from unflip.recipes.bench import bench, configure
 
-    draw = Robustness.draw
     config = configure(method, size=size, device="cpu", settings=[f"generator.width={width}", f"discriminator.width={width}"])
     found = []
     for tap in TAPS[method]:
-
-        def at_tap(self: Robustness, stream: Stream, taps: tuple[TapShape, ...], tap: int = tap) -> Any:
-            return draw(self, AtTap(**vars(stream), tap=tap), taps)
-
-        Robustness.draw = at_tap  # type: ignore[method-assign]
-        found.append(bench(config, steps=steps, progress=False)["training"])
+        with at_tap(tap):
+            found.append(bench(config, steps=steps, progress=False)["training"])
     return {
         "seconds": statistics.fmean(each["seconds"] for each in found),
         "bytes": found[0]["peak_memory"],
@@ -62,6 +59,20 @@ class AtTap(Stream):
 
     def once(self) -> Any:
         return SimpleNamespace(integers=lambda count: self.tap)
+
+
+@contextmanager
+def at_tap(tap: int) -> Iterator[None]:
+    """SRUNIT's term takes tap number ``tap`` in every step."""
+    from unflip.losses.robustness import Robustness
+
+    draw = Robustness.draw
+
+    def there(self: Robustness, stream: Stream, taps: tuple[TapShape, ...]) -> Any:
+        return draw(self, AtTap(**vars(stream), tap=tap), taps)
+
+    with mock.patch.object(Robustness, "draw", there):
+        yield
 
 
 def published(method: str, checkout: Path, size: int, width: int, steps: int) -> dict[str, Any]:

@@ -31,14 +31,8 @@ SIZE, WARM = 256, 12
 ARMS = (
     *("unflip:cut:1", "published:cut:1", "unflip:cut:16", "published:cut:8", "unflip:cut:8", "published:cut:16"),
     *("unflip:cut:32", "unflip:cut:4", "published:cut:4", "unflip:srunit:16", "unflip:srunit:16:robustness.every=4"),
-    *(
-        "unflip:srunit:1",
-        "unflip:cut:16:compile=off",
-        "unflip:cut:1:compile=off",
-        "unflip:cut:16:precision=32",
-        "translate:16",
-        "profile:cut:16",
-    ),
+    *("unflip:srunit:1", "unflip:cut:16:compile=off", "unflip:cut:1:compile=off", "unflip:cut:16:precision=32"),
+    *("translate:16", "profile:cut:16"),
 )
 
 
@@ -59,31 +53,26 @@ def timed(step: Any, seconds: float) -> float:
 
 def ours(method: str, batch: int, settings: list[str], seconds: float = 4) -> dict[str, Any]:
     """Of unflip: seconds, bytes and operations of a step."""
-    from speed import TAPS, AtTap
+    from speed import TAPS, at_tap
 
     from unflip.engine.launch import launch, machine
     from unflip.engine.trainer import assemble, play
-    from unflip.losses.robustness import Robustness
     from unflip.recipes import bench
 
     config = bench.configure(method, size=SIZE, device="cuda", batch=batch, settings=settings)
     fabric = launch("cuda", config.precision)
     began = time.perf_counter()
     training = assemble(config, bench.CHANNELS, fabric)
-    draw, times = Robustness.draw, []
+    batches = [bench._batch(config, i) for i in range(4)]
+    batches = [b._replace(source=b.source.pin_memory(), target=b.target.pin_memory()) for b in batches]
+    times = []
     for tap in TAPS[method]:
-
-        def at_tap(self: Robustness, stream: Any, taps: Any, tap: int = tap) -> Any:
-            return draw(self, AtTap(**vars(stream), tap=tap), taps)
-
-        Robustness.draw = at_tap  # type: ignore[method-assign]
-        batches = [bench._batch(config, i) for i in range(4)]
-        batches = [b._replace(source=b.source.pin_memory(), target=b.target.pin_memory()) for b in batches]
-        for i in range(WARM + (12 if "robustness.every=4" in settings else 0)):
-            play(training, batches[i % 4])
-        torch.cuda.synchronize()
-        ready = time.perf_counter() - began
-        times.append(timed(lambda i, batches=batches: play(training, batches[i % 4]), seconds / len(TAPS[method])))
+        with at_tap(tap):
+            for i in range(WARM + (12 if "robustness.every=4" in settings else 0)):
+                play(training, batches[i % 4])
+            torch.cuda.synchronize()
+            ready = time.perf_counter() - began
+            times.append(timed(lambda i: play(training, batches[i % 4]), seconds / len(TAPS[method])))
     memory = torch.cuda.max_memory_allocated()
     plain = assemble(config.model_copy(update={"compile": "off"}), bench.CHANNELS, fabric)
     flops = bench._flops(lambda: play(plain, batches[0]))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
 from unflip.data.transforms import to_image
+from unflip.devices import available_memory
 from unflip.engine import checkpoint, trainer
 from unflip.engine.launch import launch
 from unflip.engine.replay import Replay
@@ -24,6 +25,7 @@ from unflip.methods import METHODS
 from unflip.networks import PatchGANConfig, ResnetConfig, chain
 from unflip.networks.blocks import BlurDown, BlurUp, InstanceNorm, Reflect, ResidualBlock
 from unflip.networks.convolutions import BLOCK, ConvFromFew, ConvToFew
+from unflip.recipes import train as train_module
 from unflip.runs import RunConfig, collect, validate
 from unflip.types import Batch
 
@@ -164,6 +166,30 @@ def test_whether_a_run_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="compile"):
         small(compile="often")
     assert [small(compile=truth).compile for truth in (True, False)] == ["on", "off"], "as YAML reads on and off"
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_several_processes_look_for_the_biases_that_are_left_out(compiles: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In DDP, a parameter without a gradient that nobody looks for ends the run."""
+    found = []
+
+    def launched(*_: Any, idles: bool, **__: Any) -> Any:
+        found.append(idles)
+        raise InterruptedError
+
+    monkeypatch.setattr(train_module, "launch", launched)
+    monkeypatch.setattr(RunConfig, "compiles", lambda self, device: compiles)
+    with pytest.raises(InterruptedError):
+        train_module.train(small("cut"), tmp_path / "out")
+    assert found == [compiles]
+
+
+def test_a_gpus_memory_that_pytorch_keeps_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an image would be too large as soon as another of its size has been translated."""
+    numbers = {"mem_get_info": (50, 100), "memory_reserved": 30, "memory_allocated": 10}
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    assert available_memory(torch.device("cuda")) == 70
 
 
 def test_what_a_compiler_needs(monkeypatch: pytest.MonkeyPatch) -> None:

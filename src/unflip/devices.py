@@ -49,7 +49,8 @@ def peak_memory(device: torch.device) -> int | None:
 def available_memory(device: torch.device | None = None) -> int:
     """Bytes of a GPU that are free, or of this machine's memory that can be had without swapping, as far as the system tells."""
     if device is not None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for what comes next
+        return torch.cuda.mem_get_info(device)[0] + kept
     known = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -19,12 +19,12 @@ SHARD = ".tar"
 
 def is_image(name: str) -> bool:
     """Whether a file of that name (or path) is an image, by its ending."""
-    return _ending(name) in FORMATS
+    return ending(name) in FORMATS
 
 
 def is_shard(name: str) -> bool:
     """Whether a file of that name (or path) is a shard, by its ending."""
-    return _ending(name) == SHARD
+    return ending(name) == SHARD
 
 
 def is_photo(member: str) -> bool:
@@ -37,6 +37,7 @@ def is_photo(member: str) -> bool:
     return name.count(".") == 1 and not name.startswith(".") and is_image(name)
 
 
-def _ending(name: str) -> str:
+def ending(name: str) -> str:
+    """The ending of a file's name (or path), with its dot, in lower case."""
     stem, dot, ending = name.rpartition("/")[2].rpartition(".")
     return (dot + ending).lower() if stem else ""  # a hidden file has no ending, as in pathlib

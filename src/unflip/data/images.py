@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import AfterValidator
 
 from unflip.data.formats import FORMATS as FORMATS
+from unflip.data.formats import ending
 from unflip.data.places import opened
 from unflip.errors import UserError
 from unflip.files import make_folder, write_bytes
@@ -173,7 +174,7 @@ def write(path: Path, rgb: Array, alpha: Array | None = None) -> None:
 
 def encode(path: Path | str, rgb: Array, alpha: Array | None = None) -> bytes:
     """The content of the file that :func:`write` writes. Raises ``UserError`` where that format cannot hold the image."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = ending(str(path))
     if suffix not in FORMATS:
         raise UserError(f"cannot write this kind of image, {path}; name it with one of {' '.join(FORMATS)}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:

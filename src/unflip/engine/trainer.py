@@ -24,7 +24,7 @@ from unflip.errors import UserError
 from unflip.losses.draws import Draws
 from unflip.losses.objective import active
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
-from unflip.networks.chain import compile_networks
+from unflip.networks.chain import compile_networks, uncompiled
 from unflip.runs import RunConfig
 from unflip.schedules import constant_then_linear
 from unflip.types import Batch
@@ -98,7 +98,7 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
     with team.together():
         generator = GeneratorPlayer(config, channels, config.seed)
         discriminator = DiscriminatorPlayer(config, channels, config.seed)
-    compiled = config.compiles(fabric.device)
+        compiled = config.compiles(fabric.device)
     torch.backends.cudnn.benchmark = compiled  # crops are of one size, and steps many
     if compiled:
         compile_networks([*generator.generators.values(), *discriminator.networks.values()])
@@ -188,8 +188,7 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
             _set(group, rate * config.optimizer.rate(player))
 
     weights = active(config.terms, progress, batch.step)
-    short = training.compiled and whole < config.batch  # nothing is compiled for the last batch
-    with torch.compiler.set_stance("force_eager") if short else nullcontext():
+    with uncompiled(training.compiled and whole < config.batch):  # the last batch
         parts = _both_turns(training, batch, whole, weights, progress)
 
     training.seen = start + whole

@@ -123,9 +123,10 @@ class Tiles:
             done += 1
             shown(done)
 
+        looked_at = self._looked_at(statistics)
         for _ in self.norms:
             known.append(Moments())
-            for box in self._looked_at(statistics):
+            for box in looked_at:
                 self._pass(read, box, known)
                 counted()
         for box in boxes:

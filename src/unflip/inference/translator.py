@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +20,7 @@ from unflip.inference.tiles import SIDES, Statistics, Tiles, side_for
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
-from unflip.networks.chain import compile_networks, missing_compiler
+from unflip.networks.chain import compile_networks, missing_compiler, uncompiled
 
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray, Tensor)
 Direction = Literal["forward", "backward"]
@@ -109,7 +108,7 @@ class Translator:
             def read(top: int, left: int, bottom: int, right: int, image: Tensor = image) -> Tensor:
                 return image[..., top:bottom, left:right].to(self.device).contiguous(memory_format=layout)
 
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), _uncompiled(self.compiled):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), uncompiled(self.compiled):
                 for box, part in tiles.translate(read, self.statistics):
                     translation[..., box.top : box.bottom, box.left : box.right] = part
         return y
@@ -196,10 +195,6 @@ def load(
     translator.tile, translator.statistics = tile, statistics
     translator.quicken()
     return translator
-
-
-def _uncompiled(compiled: bool) -> AbstractContextManager[Any]:
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,9 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,11 @@ def compile_networks(networks: Iterable[nn.Module]) -> None:
         for module in network.modules():
             if hasattr(module, "chain"):
                 module.chain = compiled()  # type: ignore[assignment]
+
+
+def uncompiled(there: bool) -> AbstractContextManager[Any]:
+    """Where compiled chains are ``there``, they run as they are within: nothing is compiled for what comes up once."""
+    return torch.compiler.set_stance("force_eager") if there else nullcontext()  # which imports the compiler, for whoever has none
 
 
 def missing_compiler() -> str | None:

@@ -21,6 +21,7 @@ from unflip.errors import UserError
 from unflip.inference.translator import Translator
 from unflip.methods import METHODS
 from unflip.modelfolder import Model, ModelConfig
+from unflip.networks.chain import uncompiled
 from unflip.progress import Bar
 from unflip.recipes.models import CHANNELS
 from unflip.runs import RunConfig, collect, validate
@@ -51,7 +52,7 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
     Returns:
         A record for one line of JSON. Times are medians in seconds; ``flops_per_image``: multiplications and additions of convolutions and
         matrix products, as PyTorch counts them (a step: forward and backward of both players); ``peak_share``: those per second, as a
-        share of ``matrix_peak``, the FLOP/s of a large matrix product at the precision of that part (translation is float32);
+        share of ``matrix_peak``, the FLOP/s of a large matrix product at the precision of the run;
         ``peak_memory`` in bytes: what networks and training steps add to what the process held before.
 
     Raises:
@@ -70,10 +71,12 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
         translate = _translation(training, config)
         translations = _timed(lambda i: translate(batches[i].source), steps, device, bar, WARM + steps)
     plain = assemble(training.config.model_copy(update={"compile": "off"}), CHANNELS, fabric)  # what is recorded counts nothing
-    counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: translate(batches[-1].source))
+    counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: translate(batches[-1].source), training.compiled)
 
-    def speed(seconds: list[float], flops: int, dtype: torch.dtype) -> dict[str, Any]:
-        middle, peak = statistics.median(seconds), matrix_peak(device, dtype)
+    peak = matrix_peak(device, torch.bfloat16 if choose_precision(config.precision, device) == "bf16" else torch.float32)
+
+    def speed(seconds: list[float], flops: int) -> dict[str, Any]:
+        middle = statistics.median(seconds)
         return {
             "seconds": round(middle, 6),
             "images_per_second": round(config.batch / middle, 3),
@@ -82,15 +85,13 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
             "peak_share": round(flops / middle / peak, 4),
         }
 
-    half = torch.bfloat16 if choose_precision(config.precision, device) == "bf16" else torch.float32
-
     return {
         "method": config.method,
         "size": str(config.size),
         "batch": config.batch,
         "steps": steps,
-        "training": speed(times, counted[0], half) | {"peak_memory": None if before is None or after is None else after - before},
-        "translation": speed(translations, counted[1], torch.float32),
+        "training": speed(times, counted[0]) | {"peak_memory": None if before is None or after is None else after - before},
+        "translation": speed(translations, counted[1]),
         "machine": machine(fabric) | {"processor": platform.machine()},
         "unflip": unflip.__version__,
     }
@@ -157,9 +158,9 @@ def _timed(call: Callable[[int], Any], steps: int, device: torch.device, bar: Ba
     return times[WARM:]
 
 
-def _flops(call: Callable[[], Any]) -> int:
+def _flops(call: Callable[[], Any], compiled: bool = False) -> int:
     counter = FlopCounterMode(display=False)
-    with torch.compiler.set_stance("force_eager"), counter:
+    with uncompiled(compiled), counter:
         call()
     return counter.get_total_flops()
 

@@ -12,6 +12,7 @@ from unflip import modelfolder
 from unflip.data.folders import find_images
 from unflip.data.pairs import loader
 from unflip.data.places import is_remote
+from unflip.devices import choose_device
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.record import Record
@@ -85,7 +86,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     """
     out = Path(out)
     check(config)
-    fabric = launch(config.device, config.precision, many=True, idles=config.idles())
+    idles = config.idles() or config.compiles(choose_device(config.device))  # compiled, some biases are left out
+    fabric = launch(config.device, config.precision, many=True, idles=idles)
     team = Team()
     if not team.leads:
         progress, say = False, lambda line: None
