@@ -21,8 +21,9 @@ from unflip.networks.blocks import InstanceNorm
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
-Statistics = Literal["exact", "estimated"]
-"""Of the norms: those of the whole image, found in one pass over it for each norm, or those of some tiles."""
+Statistics = Literal["exact", "estimated", "frame"]
+"""Of the norms: those of the whole image, found in one pass over it for each norm, or those of some tiles. "frame" is "exact", but that a
+video's frames do not share theirs (:mod:`unflip.inference.clip`)."""
 SIDES = (2048, 1024, 512, 256)
 """Of the tiles that are tried where an image is too large. The larger, the less is computed twice, for their halos."""
 
@@ -113,22 +114,18 @@ class Tiles:
     ) -> Iterator[tuple[Box, Tensor]]:
         """Every tile, row by row, cut to the image, and its translation ``(1, C, height, width)`` in [-1, 1].
 
-        ``shown`` is told how many tiles have gone through the network, of :meth:`work`.
+        ``shown`` is told how many tiles have gone through the network, of :meth:`work`. Where somebody has fixed the norms' statistics
+        (:func:`unflip.inference.clip.fixed`), those hold, and none are found.
         """
         boxes, done = self.boxes(), 0
-        known: list[Moments] = []
 
         def counted() -> None:
             nonlocal done
             done += 1
             shown(done)
 
-        looked_at = self._looked_at(statistics)
-        for _ in self.norms:
-            known.append(Moments())
-            for box in looked_at:
-                self._pass(read, box, known)
-                counted()
+        fixed = any(norm.given is not None for norm in self.norms)
+        known = [] if fixed else self.learn([read], statistics, counted)
         for box in boxes:
             image = self._pass(read, box, known, last=False)
             counted()
@@ -137,6 +134,17 @@ class Tiles:
                 rows, columns = inside.inside(box)
                 yield inside, image[..., rows, columns]
 
+    def learn(self, images: Sequence[Read], statistics: Statistics = "exact", counted: Callable[[], None] = lambda: None) -> list[Moments]:
+        """The statistics of every norm over images of this size, as if they were one; ``counted`` is called after each tile."""
+        known: list[Moments] = []
+        for _ in self.norms:
+            known.append(Moments())
+            for read in images:
+                for box in self._looked_at(statistics):
+                    self._pass(read, box, known)
+                    counted()
+        return known
+
     def work(self, statistics: Statistics) -> int:
         """How many tiles go through the network, in part or in whole."""
         return len(self.boxes()) + len(self.norms) * len(self._looked_at(statistics))
@@ -144,7 +152,7 @@ class Tiles:
     def _looked_at(self, statistics: Statistics) -> list[Box]:
         """The tiles whose pixels make the statistics."""
         boxes = self.boxes()
-        if statistics == "exact" or len(boxes) <= SAMPLED:
+        if statistics != "estimated" or len(boxes) <= SAMPLED:
             return boxes
         return [boxes[(2 * i + 1) * len(boxes) // (2 * SAMPLED)] for i in range(SAMPLED)]
 
@@ -189,5 +197,5 @@ def _instead(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], T
             norm.given = given
         yield
     finally:
-        for norm in norms:
+        for norm, _ in zip(norms, doing, strict=False):
             norm.given = None

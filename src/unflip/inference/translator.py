@@ -179,14 +179,15 @@ def load(
 
     ``tile``: the side of the tiles by which larger images are translated, in pixels, at least 64; "none": all are translated whole;
     "auto": tiles only where the memory asks for them. ``statistics`` of the norms where there are tiles: "exact", those of the whole image,
-    or "estimated" from some tiles, which is several times as fast (docs/decisions/tiling.md).
+    or "estimated" from some tiles, which is several times as fast (docs/decisions/tiling.md); of the frames of a video, those of the clip,
+    but with "frame" of each by itself (docs/decisions/video.md).
 
     Raises:
         UserError: nothing there, damaged, a direction that its method does not learn, or tiles of a multi-scale model.
     """
     chosen = choose_device(device)
-    if statistics not in ("exact", "estimated"):
-        raise UserError(f"not statistics, {statistics!r}; use exact or estimated")
+    if statistics not in ("exact", "estimated", "frame"):
+        raise UserError(f"not statistics, {statistics!r}; use exact, estimated or frame")
     if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= SMALLEST_TILE):
         raise UserError(f"not a tile, {tile!r}; use auto, none, or a side of at least {SMALLEST_TILE} pixels")
     translator = Translator(modelfolder.load(Path(path), chosen), chosen, direction)
