@@ -30,14 +30,14 @@ class Bar:
         self.bar = _TwoLines(
             TextColumn(doing),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[whole]:,}/{task.total:,.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
-        self.task = self.bar.add_task(doing, total=total, completed=done, news="")
+        self.task = self.bar.add_task(doing, total=total, completed=done, whole=done, news="")
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -46,10 +46,10 @@ class Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def show(self, done: int, news: str = "") -> None:
+    def show(self, done: float, news: str = "") -> None:
         """``done`` of the total is done."""
-        self.bar.update(self.task, completed=done, news=news)
-        tenth = done * 10 // max(self.total, 1)
+        self.bar.update(self.task, completed=done, whole=int(done), news=news)
+        tenth = int(done * 10 / max(self.total, 1) + 1e-9)
         if tenth > self.tenth and not self.quiet and not self.console.is_terminal:
-            self.console.print(f"{self.doing} {done:,}/{self.total:,}  {news}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+            self.console.print(f"{self.doing} {int(done):,}/{self.total:,}  {news}".rstrip(), soft_wrap=True, highlight=False, markup=False)
         self.tenth = max(tenth, self.tenth)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from unflip.data.formats import FORMATS, is_image, is_shard
+from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
 from unflip.data.images import check
 from unflip.data.places import is_remote
 from unflip.data.shards import expand, label_maps, members
@@ -43,10 +43,13 @@ def find_label_maps(where: Path) -> list[Path]:
     return _images(where, find_files(where), label_maps)
 
 
-def find_files(where: Path) -> list[Path]:
-    """The files that hold the images of :func:`find_images`: either images, or shards."""
+def find_files(where: Path, videos: bool = False) -> list[Path]:
+    """The files that hold the images of :func:`find_images`: either images, or shards.
+
+    With ``videos``, one of them itself, those in a list, and those of a folder that holds no images.
+    """
     if where.is_dir():
-        found = _walk(where)
+        found = _walk(where, videos)
     elif is_remote(where):
         raise UserError(f"a URL, {where}; only translate reads those: copy the images to this machine, or mount them")
     elif "{" in str(where) and not where.exists():
@@ -54,8 +57,8 @@ def find_files(where: Path) -> list[Path]:
     elif not where.exists():
         raise UserError(f"no such folder or list, {where}; check the path")
     elif where.suffix.lower() == ".txt":
-        found = _listed(where)
-    elif is_image(where.name) or is_shard(where.name):
+        found = _listed(where, videos)
+    elif is_image(where.name) or is_shard(where.name) or (videos and is_video(where.name)):
         found = [where]
     else:
         raise UserError(f"neither a folder nor a .txt list nor an image nor a .tar shard, {where}; give one of them")
@@ -115,11 +118,12 @@ def same_folder(a: Path, b: Path) -> bool:
         return a.resolve() == b.resolve()
 
 
-def _walk(root: Path) -> list[Path]:
+def _walk(root: Path, videos: bool) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
 
     images: list[Path] = []
+    clips: list[Path] = []
     shards: list[Path] = []
     entered: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
@@ -132,8 +136,9 @@ def _walk(root: Path) -> list[Path]:
         # A dangling link counts as a file, so that the survey names it.
         seen = [name for name in files if not name.startswith(".")]
         images += [Path(folder, name) for name in seen if is_image(name)]
+        clips += [Path(folder, name) for name in seen if videos and is_video(name)]
         shards += [Path(folder, name) for name in seen if is_shard(name)]
-    return sorted(images or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+    return sorted(images or clips or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
 
 
 def _expanded(pattern: Path) -> list[Path]:
@@ -161,7 +166,7 @@ def _in_shard(path: Path) -> bool:
     return any(is_shard(part) for part in path.parts[:-1])
 
 
-def _listed(file: Path) -> list[Path]:
+def _listed(file: Path, videos: bool) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -174,8 +179,9 @@ def _listed(file: Path) -> list[Path]:
         path = file.parent / name
         if not path.is_file():
             raise UserError(f"no such image, {path} (line {number} of {file}); correct or remove the line")
-        if not is_image(path.name):
-            raise UserError(f"not an image that unflip reads, {path} (line {number} of {file}); use {' '.join(FORMATS)}")
+        if not is_image(path.name) and not (videos and is_video(path.name)):
+            endings = " ".join([*FORMATS, *(VIDEOS if videos else ())])
+            raise UserError(f"not an image that unflip reads, {path} (line {number} of {file}); use {endings}")
         found.append(path)
     return found
 

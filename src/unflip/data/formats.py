@@ -1,4 +1,4 @@
-"""The files that unflip takes for images, and for shards."""
+"""The files that unflip takes for images, for videos, and for shards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ FORMATS = {
 }
 """The endings that unflip reads and writes, and Pillow's names of the formats. Pillow knows more, but rare decoders are little tested."""
 
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+"""The endings of the videos that unflip reads and writes."""
+
 SHARD = ".tar"
 """The ending of shards. Packed ones (.tar.gz) cannot be read from the middle."""
 
@@ -20,6 +23,11 @@ SHARD = ".tar"
 def is_image(name: str) -> bool:
     """Whether a file of that name (or path) is an image, by its ending."""
     return ending(name) in FORMATS
+
+
+def is_video(name: str) -> bool:
+    """Whether a file of that name (or path) is a video, by its ending."""
+    return ending(name) in VIDEOS
 
 
 def is_shard(name: str) -> bool:

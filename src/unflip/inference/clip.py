@@ -38,7 +38,7 @@ def resized(translator: Translator, frame: Array) -> Array:
     """A frame ``(H, W, 3)`` uint8 as the model wants it."""
     height, width = frame.shape[:2]
     size = translator.resize.size_for(width, height)
-    return frame if size == (width, height) else np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+    return frame if size == (width, height) else np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
 
 
 @contextmanager
@@ -71,7 +71,7 @@ class _Shared:
         self.found: list[Moments] = []
 
     def learn(self, x: Tensor, frames: int) -> Tensor:
-        """Normalize what comes of ``frames`` frames at once, ``(windows * frames, C, h, w)``, by what they have in common, and keep that."""
+        """Normalize what comes of several frames at once, ``(windows * frames, C, h, w)``, by what they have in common, and keep that."""
         moments = Moments()
         moments.add(_beside(x, frames))
         self.found.append(moments)

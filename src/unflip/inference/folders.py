@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from unflip.data.images import check
 from unflip.data.places import Place, is_remote, local
+from unflip.data.videos import look, need_av
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
@@ -16,6 +17,7 @@ from unflip.inference.manifest import Manifest
 from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
+from unflip.inference.video import translate_video
 from unflip.inference.work import Guard, translate_images
 from unflip.progress import Bar
 
@@ -40,10 +42,12 @@ def here(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | 
     """Do all jobs in this process. ``guard`` is as in :func:`unflip.inference.work.translate_images`."""
     if maps is not None:
         fitted()  # read before the first translation, and by one thread
-    translate_images(translator, [job for job in jobs if not job.shard], out, maps, note, guard)
+    translate_images(translator, [job for job in jobs if not job.shard and not job.video], out, maps, note, guard)
     for job in jobs:
         if job.shard:
             translate_shard(translator, job, out, maps, note, guard)
+        elif job.video:
+            translate_video(translator, job, out, note, guard)
 
 
 def trust_folder(out: Path) -> Path:
@@ -68,14 +72,20 @@ def translate_folder(
     that the network took, or why not. Files that the manifest says this model has done are not done again. A bad file is listed, and the
     rest is done. With ``trust`` every translation gets a trust map (:mod:`unflip.inference.trust`) in :func:`trust_folder`, a gray PNG: 255
     is trust; where only that is missing, only that is made. Tar shards become tar shards (:func:`unflip.inference.tars.translate_shard`),
-    and are done again as a whole. ``how``: :func:`here`, or :func:`unflip.inference.scale.on_ray`.
+    and are done again as a whole; videos become videos (:func:`unflip.inference.video.translate_video`), without trust maps. ``how``:
+    :func:`here`, or :func:`unflip.inference.scale.on_ray`.
 
     Raises:
         UserError: no images, or ``out`` is the source, or holds another model's translations.
     """
     jobs = find_jobs(source)
+    videos = [job for job in jobs if job.video]
+    if videos:
+        need_av()
+        if trust:
+            raise UserError(f"a video gets no trust maps, {videos[0].source}; leave out --trust, or translate its frames as images")
     if not is_remote(source) and not jobs[0].shard and local(source) == Path(jobs[0].source):
-        check(local(source))  # one image that is bad is a wrong call, not a bad file among many
+        (look if videos else check)(local(source))  # one image that is bad is a wrong call, not a bad file among many
     place, maps = Place(out), trust_place(out) if trust else None
     with disk_errors(Path(place.where)):
         manifest = Manifest(place, translator)
@@ -95,6 +105,9 @@ def translate_folder(
     noted: set[str] = set()
 
     def note(line: Line) -> None:
+        if "status" not in line:  # of a video that is being done
+            bar.show(len(jobs) - len(left) + line["share"], line["news"])
+            return
         name, known = line["file"], "shard" in line and line["file"] in manifest.done
         if name in noted:  # a worker that was lost had done it, too
             return

@@ -1,4 +1,4 @@
-"""What is to be translated: images, or whole shards of them, on this machine or behind a URL."""
+"""What is to be translated: images, videos, or whole shards of images, on this machine or behind a URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from unflip.data.folders import find_files, natural, relative_names
-from unflip.data.formats import FORMATS, is_image, is_shard
+from unflip.data.formats import FORMATS, is_image, is_shard, is_video
 from unflip.data.places import is_remote, listed, local
 from unflip.data.shards import expand
 from unflip.errors import UserError
@@ -21,7 +21,7 @@ Note = Callable[[Line], None]
 
 
 class Job(NamedTuple):
-    """An image, or a shard."""
+    """An image, a video, or a shard."""
 
     source: str
     """A path or a URL."""
@@ -35,16 +35,22 @@ class Job(NamedTuple):
         """Whether it is one."""
         return is_shard(self.name)
 
+    @property
+    def video(self) -> bool:
+        """Whether it is one."""
+        return is_video(self.name)
+
 
 def find_jobs(where: Path | str) -> list[Job]:
-    """All images of a folder, a list, a URL, or one image; where there are none but shards, the shards, also those of a pattern.
+    """All images of a folder, a list, a URL, or one image; where there are none but videos, the videos, and where there are none but
+    shards, the shards, also those of a pattern. A list may name images and videos.
 
     Raises ``UserError`` where there is nothing to find.
     """
     if is_remote(where):
         return _remote(str(where).rstrip("/"))
     path = local(where)
-    files = find_files(path)
+    files = find_files(path, videos=True)
     jobs = [Job(str(file), name.as_posix()) for file, name in zip(files, relative_names(files, path), strict=True)]
     return list(dict.fromkeys(jobs))  # a list can name an image twice
 
@@ -63,10 +69,10 @@ def _remote(url: str) -> list[Job]:
     if "{" in url:
         return _expanded(url)
     names = listed(url)
-    if names == [""] and (is_image(url) or is_shard(url)):
+    if names == [""] and (is_image(url) or is_video(url) or is_shard(url)):
         return [Job(url, url.rpartition("/")[2])]
     seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # nor does any lead upwards
-    found = [name for name in seen if is_image(name)] or [name for name in seen if is_shard(name)]
+    found = next(filter(None, ([name for name in seen if kind(name)] for kind in (is_image, is_video, is_shard))), [])
     if not found:
         raise UserError(f"no images, {url}; give the URL of files that end in {' '.join(FORMATS)}, or of tar shards of them")
     return [Job(f"{url}/{name}", name) for name in sorted(found, key=lambda name: (natural(Path(name)), name))]

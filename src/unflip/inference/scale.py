@@ -160,8 +160,8 @@ class _Worker:
 
 
 def _chunks(jobs: Sequence[Job], workers: int, most: int) -> Iterator[list[Job]]:
-    """The jobs with paths that hold anywhere; a shard is enough for a chunk."""
-    size = 1 if jobs[0].shard else max(1, min(most, len(jobs) // (ROUNDS * workers)))
+    """The jobs with paths that hold anywhere; a shard or a video is enough for a chunk."""
+    size = 1 if jobs[0].shard or any(job.video for job in jobs) else max(1, min(most, len(jobs) // (ROUNDS * workers)))
     for start in range(0, len(jobs), size):
         yield [job._replace(source=_anywhere(job.source)) for job in jobs[start : start + size]]
 
