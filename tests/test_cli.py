@@ -94,6 +94,8 @@ VERBS: dict[str, list[str]] = {
         "--target",
         "--source",
         "--reference",
+        "--clips",
+        "--source-clips",
         "--real-images",
         "--real-labels",
         "--classes",

@@ -20,6 +20,10 @@ def evaluate(
     target: Annotated[Path | None, typer.Option(metavar="DIR", help="Target images, for the realism.")] = None,
     source: Annotated[Path | None, typer.Option(metavar="DIR", help="The source images, for the report.")] = None,
     reference: Annotated[Path | None, typer.Option(metavar="DIR", help="What the translations ought to be, pixel by pixel.")] = None,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Translated videos, or a folder of frames for each: do they flicker?")
+    ] = None,
+    source_clips: Annotated[Path | None, typer.Option(metavar="DIR", help="Their sources, by the same names.")] = None,
     real_images: RealImages = None,
     real_labels: RealLabels = None,
     classes: LabelClasses = None,
@@ -51,6 +55,8 @@ def evaluate(
         source=source,
         target=target,
         reference=reference,
+        clips=clips,
+        source_clips=source_clips,
         real_images=real_images,
         real_labels=real_labels,
         classes=classes,

@@ -16,7 +16,7 @@ LEAST = 5
 def translate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a model folder.")],
     images: Annotated[
-        str, typer.Argument(metavar="INPUT", help="An image, a folder searched in depth, a text list, tar shards, or a URL.")
+        str, typer.Argument(metavar="INPUT", help="An image, a video, a folder searched in depth, a text list, tar shards, or a URL.")
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="The folder to write, or its URL.")],
     trust: Annotated[
@@ -32,7 +32,10 @@ def translate(
     ] = "auto",
     statistics: Annotated[
         str,
-        typer.Option(metavar="exact|estimated", help="Of the norms, where there are tiles: of the whole image, or of some tiles (faster)."),
+        typer.Option(
+            metavar="exact|estimated|frame",
+            help="Of the norms, where there are tiles: of the whole image, or of some (faster); of videos: of the clip, or of each frame.",
+        ),
     ] = "exact",
     ray: Annotated[
         bool, typer.Option("--ray", help="Share the work by Ray: on the cluster that RAY_ADDRESS names, else on all of this machine.")
@@ -41,7 +44,7 @@ def translate(
         int | None, typer.Option(metavar="N", min=1, help="Of Ray, at most.  [default: one for each GPU, or core where there are none]")
     ] = None,
 ) -> None:
-    """Translate an image, a folder or shards: same relative names, same sizes."""
+    """Translate an image, a video, a folder or shards: same relative names, same sizes."""
     from unflip.errors import UserError
     from unflip.inference.folders import How, here, translate_folder, trust_place
     from unflip.inference.translator import load

@@ -15,6 +15,7 @@ import torch
 
 import unflip
 from unflip.config import unknown
+from unflip.data.clips import paired
 from unflip.data.folders import find_images, survey
 from unflip.data.images import read_rgb
 from unflip.data.labels import read_classes
@@ -30,6 +31,7 @@ from unflip.evaluation.metrics import flip_metrics
 from unflip.evaluation.pictures import colored, doubted, flips
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import realism, small_sample
+from unflip.evaluation.temporal import need_opencv, temporal
 from unflip.files import disk_errors, undone_on_failure, write_json
 from unflip.inference.folders import MANIFEST
 from unflip.inference.trust import trust_map
@@ -42,7 +44,7 @@ SHOWN = 24
 """Images in the report: those with the most flips."""
 
 AT_LEAST = ("pixel_accuracy", "pixel_accuracy_void_wrong", "class_accuracy", "mean_iou", "within")
-AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse")
+AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse", "warping_error", "excess_warping_error")
 """Of which metrics more, and of which less is better."""
 
 
@@ -66,6 +68,8 @@ class Evaluation:
         found = [_said(name.replace("_", " "), self.metrics.get(name)) for name in names]
         found += [_said(name, value) for name, value in self.metrics.get("realism", {}).items() if isinstance(value, dict)]
         found += [_said(name, value) for name, value in self.metrics.get("reference", {}).items() if isinstance(value, dict)]
+        moving = self.metrics.get("temporal", {}).items()
+        found += [_said(name.replace("_", " "), value) for name, value in moving if isinstance(value, dict)]
         warned = [f"note: {warning}" for warning in self.metrics["warnings"]]
         return [*(line for line in found if line), *warned, f"{self.folder / 'report.html'}: open it in a browser"]
 
@@ -81,6 +85,8 @@ def evaluate(
     reference: str | Path | None = None,
     real_images: str | Path | None = None,
     real_labels: str | Path | None = None,
+    clips: str | Path | None = None,
+    source_clips: str | Path | None = None,
     classes: str | Path | None = None,
     features: str = "segmenter",
     lpips: bool = False,
@@ -99,6 +105,7 @@ def evaluate(
         target: images of the target, for the realism.
         reference: images that the translations ought to be, pixel by pixel.
         real_images, real_labels: on which to see what the segmenter confuses anyway; default: the held-out images of its training.
+        clips, source_clips: translated videos, or a folder of frames for each, and their sources, to see whether they flicker.
         classes: the classes.json of the labels; default: the segmenter's classes.
         features: the network in whose features realism is measured, as :func:`unflip.evaluation.features.feature_network` has it.
         lpips: measure LPIPS to the source, too; its weights are downloaded once.
@@ -117,6 +124,11 @@ def evaluate(
             raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))
     if (real_images is None) != (real_labels is None):
         raise UserError("real images come with their labels; give both, --real-images DIR and --real-labels DIR")
+    if (clips is None) != (source_clips is None):
+        raise UserError("clips are judged beside their sources; give both, --clips DIR and --source-clips DIR")
+    moving = paired(Path(clips), Path(source_clips)) if clips and source_clips else []
+    if moving:
+        need_opencv()
     model = load_segmenter(Path(segmenter), chosen)
     reader = Reader(model, read_classes(Path(classes)) if classes else None, chosen)
     if lpips and not (source and target):
@@ -157,6 +169,9 @@ def evaluate(
     if references:
         with Bar("comparing with the reference", len(found), quiet=not progress) as bar:
             metrics["reference"] = map_metrics(paths, references, progress=bar.show)
+    if moving:
+        with Bar("following the motion of clips", len(moving), quiet=not progress) as bar:
+            metrics["temporal"] = temporal(moving, bar.show)
     metrics["segmenter"] = {"path": str(segmenter), "held_out": None if reader.held_out is None else _brief(reader.held_out)}
     metrics["per_image"] = [
         {"file": name.as_posix(), "flip_rate": None if math.isnan(rate) else rate}
@@ -164,6 +179,7 @@ def evaluate(
     ]
     metrics["warnings"] = warnings
     given = {"translated": translated, "labels": labels, "segmenter": segmenter, "source": source, "target": target, "reference": reference}
+    given |= {"clips": clips, "source_clips": source_clips}
     metrics["made"] = {"command": command, **made(), **{name: path and str(path) for name, path in given.items()}}
     metrics["made"] |= {"features": features if target else None, "translated_by": _translated_by(Path(translated))}
     cases = _cases(found, reader, reading, sources)
@@ -180,7 +196,7 @@ def made() -> dict[str, str]:
 
 def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
     """A metric by its name, wherever it stands in metrics.json; None where it is not defined."""
-    for part in (metrics, metrics.get("realism") or {}, metrics.get("reference") or {}):
+    for part in (metrics, *(metrics.get(name) or {} for name in ("realism", "reference", "temporal"))):
         if isinstance(part.get(name), dict):
             return part[name]["value"]
     return None

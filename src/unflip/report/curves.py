@@ -40,7 +40,7 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """Named series of (images seen, value or None) in one plane; ``chosen`` marks a place on the x axis, such as the checkpoint taken."""
+    """Named series of (``across``, value or None) in one plane; ``chosen`` marks a place on the x axis, such as the checkpoint taken."""
 
     title: str
     series: Mapping[str, Sequence[tuple[float, float | None]]]
@@ -48,6 +48,7 @@ class Curves:
     form: Form = number
     note: str = ""
     """Which way is better."""
+    across: str = "images seen"
     template: ClassVar[str] = "curves.html.j2"
 
     @property
@@ -67,7 +68,7 @@ class Curves:
                     continue
                 x, y = self._x(seen), self._y(value)
                 path.append(f"{pen}{x} {y}")
-                dots.append(Dot(x, y, f"{seen:,.0f} images seen: {self.form(value)}", seen == self.chosen))
+                dots.append(Dot(x, y, f"{seen:,.0f} {self.across}: {self.form(value)}", seen == self.chosen))
                 pen = "L"
             lines.append(Line(name, "".join(path), dots))
         return lines

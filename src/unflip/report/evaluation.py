@@ -17,6 +17,7 @@ from unflip.report.flips import flips_section
 from unflip.report.numbers import NONE, Amount, defined, number, percent
 from unflip.report.page import Page
 from unflip.report.pictures import Comparison, Picture, Row
+from unflip.report.temporal import temporal_section
 from unflip.report.verdict import verdict
 
 OPEN = 12
@@ -87,7 +88,7 @@ def evaluation_page(
         blocks.append(_cases(metrics, cases, colors))
     if validation:
         blocks.append(validation_section(validation, chosen))
-    blocks += [section for section in (_realism(metrics), _reference(metrics)) if section is not None]
+    blocks += [section for section in (_realism(metrics), _reference(metrics), temporal_section(metrics)) if section is not None]
     made = [*steps, *((key.replace("_", " "), _text(value)) for key, value in metrics["made"].items() if value not in (None, ""))]
     return Page(title, lead, [*blocks, *sections, Section("How it was made", [Made(made)])])
 
