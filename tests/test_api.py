@@ -30,6 +30,8 @@ PARAMETERS = {
         "source",
         "target",
         "reference",
+        "clips",
+        "source_clips",
         "real_images",
         "real_labels",
         "classes",

@@ -480,6 +480,19 @@ def test_the_command(ray_of_two: None, cli: Callable[..., Any], model: Path, tmp
     assert refused.code == 2 and refused.stderr.count("\n") == 1 and "closed/out" in refused.stderr
 
 
+def test_videos_are_shared_out(ray_of_two: None, translator: Translator, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from test_video import read, scenes, write
+
+    for i in range(3):
+        write(tmp_path / f"in/{i}.mkv", scenes(3, 32, 32), pixels="yuv444p")
+    (tmp_path / "in/1.mkv").write_text("no video")
+    outcome = quietly(translator, tmp_path / "in", tmp_path / "out", how=on_ray(2, "cpu"))
+    assert outcome.done == 2 and len(outcome.failed) == 1 and "in/1.mkv" in outcome.failed[0]
+    assert len(read(tmp_path / "out/2.mkv")) == 3
+    assert [len(chunk) for chunk in _chunks([Job(f"{i}.mp4", f"{i}.mp4") for i in range(100)], 2, 64)] == [1] * 100
+
+
 def test_what_a_worker_cannot_write_stops_all(ray_of_two: None, translator: Translator, tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / f"in/{i}.png", picture(seed=i))

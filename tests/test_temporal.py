@@ -18,7 +18,7 @@ from test_evaluate import world as world
 from unflip.data.clips import Clip, find_clips, paired
 from unflip.errors import UserError
 from unflip.evaluation import temporal as temporal_module
-from unflip.evaluation.temporal import motion, step, temporal, warped, warping_error
+from unflip.evaluation.temporal import changes, motion, step, temporal, warped, warping_error
 
 cv2 = pytest.importorskip("cv2")
 Array = np.ndarray[Any, Any]
@@ -79,7 +79,7 @@ def test_what_only_moves_does_not_flicker() -> None:
     found = step((before, after), (before, after))
     assert found.translation == found.source < 1e-4 and found.visible > 0.9
     still, everywhere = np.zeros((HEIGHT, WIDTH, 2), np.float32), np.ones((HEIGHT, WIDTH), bool)
-    assert warping_error(before / np.float32(255), after / np.float32(255), still, everywhere) > 0.005, "without its motion it would"
+    assert warping_error(changes(before, after, still, everywhere)) > 0.005, "without its motion it would"
 
 
 @pytest.mark.parametrize("by", [5, 20, 40])
@@ -88,6 +88,10 @@ def test_a_flicker_of_known_size_is_found(by: int) -> None:
     before, after = moving(2)
     found = step((before, brighter([before, after], by)[1]), (before, after))
     assert found.translation == pytest.approx(3 * (by / 255) ** 2, rel=0.05, abs=found.source)
+    assert found.pumping == pytest.approx(found.translation, rel=0.05), "all pixels alike"
+    noise = np.random.default_rng(0).choice([-by, by], before.shape)
+    noisy = step((before, (after + noise).clip(0, 255).astype(np.uint8)), (before, after))
+    assert noisy.translation > 0.3 * found.translation and noisy.pumping < 0.01 * noisy.translation
     recolored = [255 - frame for frame in (before, after)]
     assert step((recolored[0], recolored[1]), (before, after)).translation < 1e-4, "another color is no flicker"
 
@@ -100,7 +104,7 @@ def test_what_is_hidden_or_appears_does_not_count(monkeypatch: pytest.MonkeyPatc
     hidden = np.zeros((HEIGHT, WIDTH), bool)
     hidden[36:84, 68:72] = True  # what the square's front edge will cover
     assert visible[hidden].mean() < 0.1 and visible[:, :15].mean() > 0.9 and visible[45:75, 30:58].mean() > 0.9
-    everything = warping_error(before / np.float32(255), after / np.float32(255), flow, np.ones_like(visible))
+    everything = warping_error(changes(before, after, flow, np.ones_like(visible)))
     assert everything > 10 * found.source, "without the mask it would"
 
 
@@ -120,6 +124,7 @@ def test_a_clip_and_its_numbers(tmp_path: Path) -> None:
     assert found["excess_warping_error"]["value"] == pytest.approx(found["warping_error"]["value"] - found["source_warping_error"]["value"])
     assert found["warping_error"]["low"] < found["warping_error"]["value"] < found["warping_error"]["high"]
     assert found["clips"] == 2 and calls == [1, 2] and 0.8 < found["visible"] < 1 and "DIS" in found["flow"]
+    assert found["pumping"]["value"] == pytest.approx(expected / 2, rel=0.05)
     curve = by_name["pumping"]["over_time"]
     assert len(curve["translation"]) == len(curve["source"]) == 11 and np.mean(curve["translation"]) == pytest.approx(expected, rel=0.05)
     json.dumps(found, allow_nan=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from unflip.data.folders import find_files, relative_names
 from unflip.data.formats import is_shard, is_video
 from unflip.data.images import Array, read_rgb
-from unflip.data.videos import frames, look, upright
+from unflip.data.videos import frames, look, need_av, upright
 from unflip.errors import UserError
 
 
@@ -39,6 +39,8 @@ def find_clips(where: Path) -> list[Clip]:
     if is_shard(files[0].name):
         raise UserError(f"shards, {where}; give videos, or a folder of frames for each clip")
     found: dict[str, list[Path]] = {}
+    if any(is_video(file.name) for file in files):
+        need_av()
     for file, name in zip(files, relative_names(files, where), strict=True):
         key = name.with_suffix("") if is_video(file.name) else name.parent
         of_this = found.setdefault(key.as_posix(), [])

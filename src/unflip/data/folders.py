@@ -61,9 +61,11 @@ def find_files(where: Path, videos: bool = False) -> list[Path]:
     elif is_image(where.name) or is_shard(where.name) or (videos and is_video(where.name)):
         found = [where]
     else:
-        raise UserError(f"neither a folder nor a .txt list nor an image nor a .tar shard, {where}; give one of them")
+        film = " nor a video" if videos else ""
+        raise UserError(f"neither a folder nor a .txt list nor an image{film} nor a .tar shard, {where}; give one of them")
     if not found:
-        raise UserError(f"no images, {where}; give a folder or a list with files that end in {' '.join(FORMATS)}, or tar shards of them")
+        endings = " ".join([*FORMATS, *(VIDEOS if videos else ())])
+        raise UserError(f"no images, {where}; give a folder or a list with files that end in {endings}, or tar shards of images")
     return found
 
 

@@ -33,7 +33,7 @@ class Encoder(NamedTuple):
 # Qualities at which nothing is to be seen of the compression: docs/decisions/video.md
 _H264 = Encoder("mp4", "libx264", {"crf": "15"}, ("420", "422", "444"), even=True)
 _VP9 = Encoder("webm", "libvpx-vp9", {"crf": "15", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}, ("420", "422", "444"))
-_MPEG4 = Encoder("avi", "mpeg4", {"flags": "+qscale", "global_quality": "236"}, ("420",), matrix="ITU601")  # 2 x 118: the second best
+_MPEG4 = Encoder("avi", "mpeg4", {"qmin": "2", "qmax": "2"}, ("420",), matrix="ITU601")  # AVI cannot say which; players take this
 ENCODERS = {
     ".mp4": _H264,
     ".m4v": _H264,

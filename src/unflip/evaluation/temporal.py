@@ -34,6 +34,8 @@ class Step(NamedTuple):
     translation: float
     """The mean squared distance of colors in [0, 1], summed over channels, of what can be seen in both frames; NaN where nothing can."""
     source: float
+    pumping: float
+    """The part of the translation's that all pixels have in common: the squared change of their mean color."""
     visible: float
     """The share of the frame that can be seen in the next one."""
 
@@ -70,6 +72,7 @@ def temporal(clips: Sequence[tuple[Clip, Clip]], progress: Callable[[int], None]
         "warping_error": mean_figure(values[:, 0], seed).plain(),
         "source_warping_error": mean_figure(values[:, 1], seed).plain(),
         "excess_warping_error": mean_figure(values[:, 0] - values[:, 1], seed).plain(),
+        "pumping": mean_figure(values[:, 2], seed).plain(),
         "visible": float(np.mean([step.visible for step in steps])),
         "clips": len(clips),
         "flow": f"DIS, OpenCV {cv2.__version__}",
@@ -92,16 +95,20 @@ def clip_steps(translated: Clip, source: Clip) -> Iterator[Step]:
 def step(translation: tuple[Array, Array], source: tuple[Array, Array]) -> Step:
     """The step between two frames ``(H, W, 3)`` uint8."""
     flow, visible = motion(*source)
-    error, own = (warping_error(_unit(before), _unit(after), flow, visible) for before, after in (translation, source))
-    return Step(error, own, float(visible.mean()))
-
-
-def warping_error(before: NDArray[np.float32], after: NDArray[np.float32], flow: Flow, visible: NDArray[np.bool_]) -> float:
-    """``sum_visible |before - warped(after)|^2 / count(visible)``: Lai et al., for one step. NaN where nothing is visible."""
     if not visible.any():
-        return float("nan")
-    squares = np.square(before - warped(after, flow)).sum(-1)  # (H, W)
-    return float(squares[visible].mean(dtype=np.float64))
+        return Step(np.nan, np.nan, np.nan, 0.0)
+    mine, own = (changes(before, after, flow, visible) for before, after in (translation, source))
+    return Step(warping_error(mine), warping_error(own), float(np.square(mine.mean(0)).sum()), float(visible.mean()))
+
+
+def changes(before: Array, after: Array, flow: Flow, visible: NDArray[np.bool_]) -> Floats:
+    """What of the next frame, laid back over this one, differs from it, ``(visible pixels, 3)``, of colors in [0, 1]."""
+    return ((warped(after, flow) - before)[visible] / 255).astype(np.float64)
+
+
+def warping_error(changes: Floats) -> float:
+    """The mean squared change ``(n, 3)``, summed over the channels."""
+    return float(np.square(changes).sum(1).mean())
 
 
 def motion(before: Array, after: Array) -> tuple[Flow, NDArray[np.bool_]]:
@@ -131,10 +138,6 @@ def motion(before: Array, after: Array) -> tuple[Flow, NDArray[np.bool_]]:
     return forth, ~occluded & ~border & inside
 
 
-def _unit(frame: Array) -> NDArray[np.float32]:
-    return frame / np.float32(255)
-
-
 def warped(after: Any, flow: Flow) -> Any:
     """The next frame's values ``(H, W, C)`` float32 laid back to where they were, bilinearly."""
     import cv2
@@ -149,8 +152,8 @@ def _places(flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _seen(steps: Sequence[Step]) -> Floats:
-    """The steps in which anything is visible, ``(n, 3)``."""
-    return np.array([step for step in steps if step.visible]).reshape(-1, 3)
+    """The steps in which anything is visible, ``(n, 4)``."""
+    return np.array([step for step in steps if step.visible]).reshape(-1, 4)
 
 
 def _of_clip(steps: Sequence[Step]) -> dict[str, Any]:

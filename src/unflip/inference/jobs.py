@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from unflip.data.folders import find_files, natural, relative_names
-from unflip.data.formats import FORMATS, is_image, is_shard, is_video
+from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
 from unflip.data.places import is_remote, listed, local
 from unflip.data.shards import expand
 from unflip.errors import UserError
@@ -74,7 +74,7 @@ def _remote(url: str) -> list[Job]:
     seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # nor does any lead upwards
     found = next(filter(None, ([name for name in seen if kind(name)] for kind in (is_image, is_video, is_shard))), [])
     if not found:
-        raise UserError(f"no images, {url}; give the URL of files that end in {' '.join(FORMATS)}, or of tar shards of them")
+        raise UserError(f"no images, {url}; give the URL of files that end in {' '.join([*FORMATS, *VIDEOS])}, or of tar shards of images")
     return [Job(f"{url}/{name}", name) for name in sorted(found, key=lambda name: (natural(Path(name)), name))]
 
 

@@ -44,7 +44,7 @@ SHOWN = 24
 """Images in the report: those with the most flips."""
 
 AT_LEAST = ("pixel_accuracy", "pixel_accuracy_void_wrong", "class_accuracy", "mean_iou", "within")
-AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse", "warping_error", "excess_warping_error")
+AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse", "warping_error", "excess_warping_error", "pumping")
 """Of which metrics more, and of which less is better."""
 
 
@@ -83,10 +83,10 @@ def evaluate(
     source: str | Path | None = None,
     target: str | Path | None = None,
     reference: str | Path | None = None,
-    real_images: str | Path | None = None,
-    real_labels: str | Path | None = None,
     clips: str | Path | None = None,
     source_clips: str | Path | None = None,
+    real_images: str | Path | None = None,
+    real_labels: str | Path | None = None,
     classes: str | Path | None = None,
     features: str = "segmenter",
     lpips: bool = False,

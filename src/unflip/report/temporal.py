@@ -25,6 +25,7 @@ def temporal_section(metrics: Mapping[str, Any]) -> Section | None:
         [
             Fact.of("Excess", excess, number, "what the translation changes from frame to frame beyond what its source does"),
             Fact.of("Warping error", Amount.of(temporal["warping_error"]), number, _gray(temporal["warping_error"]["value"])),
+            Fact.of("Pumping", Amount.of(temporal["pumping"]), number, "the part of it that all pixels have in common"),
             Fact.of("Of the sources", own, number, "noise, light, and motion that is not known exactly"),
         ]
     )
