@@ -27,6 +27,7 @@ from torch import Tensor
 import unflip
 from helpers import shrunk
 from unflip import modelfolder
+from unflip.data.bands import RGB
 from unflip.data.folders import find_images, survey
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_network
@@ -166,7 +167,7 @@ def random_batches(budget: int, n: int, seed: int = 0) -> list[Batch]:
 
 
 def assembled(config: RunConfig) -> Training:
-    return assemble(config, (3, 3), launch("cpu", "32"))
+    return assemble(config, (RGB, RGB), launch("cpu", "32"))
 
 
 # --- what a run leaves

@@ -518,11 +518,11 @@ def test_an_interrupted_folder_goes_on(
     source, out = done
     pixels, calls = translator.pixels, []
 
-    def interrupted(rgb: Array, size: tuple[int, int]) -> Array:
+    def interrupted(rgb: Array, size: tuple[int, int], *more: Any) -> Array:
         calls.append(size)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return pixels(rgb, size)
+        return pixels(rgb, size, *more)
 
     monkeypatch.setattr(translator, "pixels", interrupted)
     with pytest.raises(KeyboardInterrupt):

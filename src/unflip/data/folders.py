@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from unflip.data.bands import Kind
 from unflip.data.formats import FORMATS, is_image, is_shard
 from unflip.data.images import check
 from unflip.data.places import is_remote
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
     path: Path
     width: int
     height: int
+    kind: Kind = Kind()
 
 
 def find_images(where: Path) -> list[Path]:

@@ -20,8 +20,9 @@ from torch import Tensor
 from unflip.config import Config, problem
 from unflip.data.folders import SHOWN, Entry, find_label_maps, keys
 from unflip.data.formats import FORMATS
-from unflip.data.images import MAX_PIXELS, parse_resize
+from unflip.data.images import MAX_PIXELS
 from unflip.data.places import opened
+from unflip.data.resize import parse_resize
 from unflip.data.store import Store
 from unflip.errors import UserError
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from unflip.data.images import check
 from unflip.data.places import Place, is_remote, local
+from unflip.data.save import name_for
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
@@ -73,7 +74,7 @@ def translate_folder(
     Raises:
         UserError: no images, or ``out`` is the source, or holds another model's translations.
     """
-    jobs = find_jobs(source)
+    jobs = _named(find_jobs(source), translator)
     if not is_remote(source) and not jobs[0].shard and local(source) == Path(jobs[0].source):
         check(local(source))  # one image that is bad is a wrong call, not a bad file among many
     place, maps = Place(out), trust_place(out) if trust else None
@@ -113,6 +114,17 @@ def translate_folder(
     with disk_errors(Path(place.where)), manifest, bar:
         how(translator, todo, place, maps, note)
     return outcome
+
+
+def _named(jobs: Sequence[Job], translator: Translator) -> list[Job]:
+    """With the names of files that can hold the target's images."""
+    named = [job._replace(name=name_for(job.name, translator.target)) for job in jobs]
+    taken: dict[str, Job] = {}
+    for job, before in zip(named, jobs, strict=True):
+        other = taken.setdefault(job.name, before)
+        if other.name != before.name:
+            raise UserError(f"{other.name} and {before.name} would both become {job.name}, as images are {translator.target}; rename one")
+    return named
 
 
 def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], there: set[str], manifest: Manifest) -> None:

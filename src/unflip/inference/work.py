@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from unflip.data.images import Array, Decoded, encode, read, read_rgb
+from unflip.data.bands import Pixels
+from unflip.data.images import Decoded, read
 from unflip.data.places import Place
+from unflip.data.save import encode
 from unflip.errors import UserError
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
@@ -37,18 +39,23 @@ def at_once(translator: Translator, guard: Guard | None) -> int:
     return 1 if translator.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def translated(translator: Translator, image: Decoded, path: str) -> Array:
+def translated(translator: Translator, image: Decoded, path: str) -> Pixels:
     """The translation of an image; ``UserError`` where the device has no memory for it, as it may have for the next one."""
     try:
-        return translator.pixels(image.rgb, image.size)
+        return translator.pixels(image.pixels, image.size, image.valid, image.nodata)
     except torch.OutOfMemoryError as error:
-        height, width = image.rgb.shape[:2]
+        height, width = image.pixels.shape[:2]
         raise UserError(f"not enough memory on {translator.device} for {width}x{height} pixels, {path}") from error
 
 
-def trusted(image: Decoded, translation: Array) -> tuple[bytes, Line]:
+def stored(translator: Translator, image: Decoded, translation: Pixels, path: str) -> bytes:
+    """The file of a translation: with the image's alpha, its place on Earth, and what stands for nothing."""
+    return encode(path, translation, image.alpha, translator.nodata(image.nodata), image.georeference)
+
+
+def trusted(translator: Translator, image: Decoded, translation: Pixels) -> tuple[bytes, Line]:
     """The file of a translation's trust map, and what the manifest says of it."""
-    trust = trust_map(image.rgb, translation)
+    trust = trust_map(translator.source.view(image.pixels), translator.target.view(translation))
     return trust_png(trust), {"trust": round(float(trust.mean()), 4)}
 
 
@@ -58,31 +65,31 @@ def line(name: str, source: str, found: Line | UserError) -> Line:
     return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
 
 
-class _Images(Stages[Job, Decoded, Array | None, Line]):
+class _Images(Stages[Job, Decoded, Pixels | None, Line]):
     def __init__(self, translator: Translator, out: Place, maps: Place | None, note: Note, guard: Guard | None) -> None:
         self.translator, self.out, self.maps, self.tell, self.guard = translator, out, maps, note, guard
 
     def decode(self, job: Job) -> Decoded:
         if self.guard is not None:
             self.guard(job.name)
-        return read(job.source, str(self.translator.resize))
+        return read(job.source, str(self.translator.resize), bands=self.translator.source)
 
-    def translate(self, job: Job, image: Decoded) -> Array | None:
+    def translate(self, job: Job, image: Decoded) -> Pixels | None:
         return None if job.translated else translated(self.translator, image, job.source)
 
-    def save(self, job: Job, image: Decoded, translation: Array | None, seconds: float) -> Line | UserError:
+    def save(self, job: Job, image: Decoded, translation: Pixels | None, seconds: float) -> Line | UserError:
         found: Line = {"size": list(image.size)}
         if translation is None:
-            translation = read_rgb(self.out.path(job.name))
+            translation = read(self.out.path(job.name), bands=self.translator.target).pixels
         else:
             try:
-                data = encode(self.out.path(job.name), translation, image.alpha)
+                data = stored(self.translator, image, translation, self.out.path(job.name))
             except UserError as error:
                 return error
             self.out.write(job.name, data)
             found["seconds"] = seconds
         if self.maps is not None:
-            png, trust = trusted(image, translation)
+            png, trust = trusted(self.translator, image, translation)
             self.maps.write(map_name(job.name), png)
             found |= trust
         return found
