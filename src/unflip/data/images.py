@@ -120,16 +120,22 @@ def finished(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, r
     """Upright bands with what is to be known of them: where they hold nothing; resized."""
     height, width = pixels.shape[:2]
     nodata = nodata if bands.nodata is None else bands.nodata
-    valid = np.ones((height, width), dtype=bool)
+    known = valid_pixels(pixels, alpha, nodata, bands)
+    size = parse_resize(resize).size_for(width, height)
+    return Decoded(nearest(pixels, size) if flat else resized(pixels, size, known), alpha, (width, height), known, nodata)
+
+
+def valid_pixels(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, bands: Bands) -> Valid | None:
+    """Where ``pixels (H, W, C)`` hold something: no band is infinite or NaN, not all are ``nodata``, and where ``bands`` are masked, they
+    are not transparent. None: everywhere."""
+    valid = np.ones(pixels.shape[:2], dtype=bool)
     if nodata is not None:
         valid &= ~(pixels == nodata).all(2)
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(2)
     if alpha is not None and bands.masked:
         valid &= alpha > 0
-    known = None if valid.all() else valid
-    size = parse_resize(resize).size_for(width, height)
-    return Decoded(nearest(pixels, size) if flat else resized(pixels, size, known), alpha, (width, height), known, nodata)
+    return None if valid.all() else valid
 
 
 def is_label_map(image: Image.Image) -> bool:

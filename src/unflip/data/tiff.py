@@ -60,7 +60,7 @@ class Tiff:
         self.dtype = np.dtype(page.dtype or np.void)
         self.depth = depth_of(self.dtype)
         self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype.kind == "u"
-        frames = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
+        frames: list[Any] = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
         self.pages = [list(zip(frame.dataoffsets, frame.databytecounts, strict=True)) for frame in frames]
         """Of every page, where its strips or tiles are, and how long."""
         extra = [int(kind) for kind in page.extrasamples]
@@ -155,6 +155,7 @@ class Tiff:
         self.file.filehandle.seek(offset)
         data = self.file.filehandle.read(count)
         found, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        assert found is not None  # there are bytes
         piece: NDArray[Any] = found[0]
         self.kept[key] = piece
         total = sum(each.nbytes for each in self.kept.values())

@@ -111,6 +111,8 @@ def translate_folder(
                 outcome.trust[name] = line["trust"]
         bar.show(len(jobs) - len(left))
 
+    if how is here:
+        translator.shown = lambda done, total: bar.show(len(jobs) - len(left), f"step {done:,} of {total:,}", done / total)
     with disk_errors(Path(place.where)), manifest, bar:
         how(translator, todo, place, maps, note)
     return outcome

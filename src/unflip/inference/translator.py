@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from unflip.data.save import as_deep
 from unflip.data.transforms import holes, to_image, to_network
 from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
-from unflip.inference.tiles import SIDES, Statistics, Tiles, side_for
+from unflip.inference.tiles import SIDES, Box, Read, Statistics, Tiles, side_for
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
@@ -62,6 +63,8 @@ class Translator:
         self.statistics: Statistics = "exact"
         """Of the norms, where there are tiles."""
         self.resize = parse_resize(self.config.resize)
+        self.shown: Callable[[int, int], None] = _quiet
+        """Told, of an image that is translated by tiles, how many steps of how many are done."""
 
     def __call__(self, image: AnyImage) -> AnyImage:
         if isinstance(image, Image.Image):
@@ -78,7 +81,7 @@ class Translator:
 
         By tiles where ``tile`` says so; the result is then where ``x`` is.
         """
-        side = self._side(x)
+        side = self.side((x.shape[-2], x.shape[-1]))
         if side is not None:
             return self._by_tiles(x, side)
         try:
@@ -95,9 +98,8 @@ class Translator:
                 return self.generator(x).float()
             return torch.cat([self.generator(image.contiguous(memory_format=torch.channels_last)) for image in x.split(1)])
 
-    def _side(self, x: Tensor) -> int | None:
-        """Of the tiles by which images like ``x`` are translated; None: whole."""
-        size = (x.shape[-2], x.shape[-1])
+    def side(self, size: tuple[int, int]) -> int | None:
+        """Of the tiles by which images of ``size`` (height, width) are translated; None: whole."""
         if self.tile == "none" or not isinstance(self.generator, Generator):
             return None
         if self.tile == "auto":
@@ -105,18 +107,29 @@ class Translator:
         return self.tile if max(size) > self.tile else None
 
     def _by_tiles(self, x: Tensor, side: int) -> Tensor:
-        assert isinstance(self.generator, Generator)
-        tiles, y = Tiles(self.generator, (x.shape[-2], x.shape[-1]), side), torch.empty_like(x)
-        layout = torch.channels_last if self.one_by_one else torch.contiguous_format
+        y = torch.empty_like(x)
         for image, translation in zip(x.split(1), y.split(1), strict=True):
 
             def read(top: int, left: int, bottom: int, right: int, image: Tensor = image) -> Tensor:
-                return image[..., top:bottom, left:right].to(self.device).contiguous(memory_format=layout)
+                return image[..., top:bottom, left:right]
 
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), uncompiled(self.compiled):
-                for box, part in tiles.translate(read, self.statistics):
-                    translation[..., box.top : box.bottom, box.left : box.right] = part
+            for box, part in self.tiles(read, (x.shape[-2], x.shape[-1]), side):
+                translation[..., box.top : box.bottom, box.left : box.right] = part
         return y
+
+    @torch.inference_mode()
+    def tiles(self, read: Read, size: tuple[int, int], side: int) -> Iterator[tuple[Box, Tensor]]:
+        """An image of ``size`` (height, width) by tiles of ``side``, row by row, as :class:`unflip.inference.tiles.Tiles` gives them."""
+        assert isinstance(self.generator, Generator)
+        tiles = Tiles(self.generator, size, side)
+        work = tiles.work(self.statistics)
+        layout = torch.channels_last if self.one_by_one else torch.contiguous_format
+
+        def here(*box: int) -> Tensor:
+            return read(*box).to(self.device).contiguous(memory_format=layout)
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), uncompiled(self.compiled):
+            yield from tiles.translate(here, self.statistics, lambda done: self.shown(done, work))
 
     def quicken(self, precision: str = "auto") -> None:
         """Compute as fast as the device can. Not for networks that somebody else trains.
@@ -270,6 +283,10 @@ def load(
     translator.tile, translator.statistics = tile, statistics
     translator.quicken()
     return translator
+
+
+def _quiet(done: int, total: int) -> None:
+    """No lambda: translators are sent to other processes."""
 
 
 def _picture(pixels: Pixels) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 
@@ -16,6 +17,7 @@ from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
 from unflip.inference.translator import Translator
 from unflip.inference.trust import trust_map, trust_png
+from unflip.inference.windows import Large, Unreadable, large, translate_large
 
 Guard = Callable[[str], None]
 """Is asked before each image, by name; its ``UserError`` keeps the image from being tried."""
@@ -29,7 +31,11 @@ def translate_images(
     With a ``guard`` they are done one after the other, so that it is clear which one ends a process. What cannot be read, or not be
     stored in its format, is noted as failed. Raises ``UserError`` where nothing can be written.
     """
-    flow(_Images(translator, out, maps, note, guard), jobs, at_once(translator, guard))
+    try:
+        flow(_Images(translator, out, maps, note, guard), jobs, at_once(translator, guard))
+    except _Unwritable as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
 
 
 def at_once(translator: Translator, guard: Guard | None) -> int:
@@ -65,20 +71,43 @@ def line(name: str, source: str, found: Line | UserError) -> Line:
     return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
 
 
-class _Images(Stages[Job, Decoded, Pixels | None, Line]):
+class _Unwritable(Exception):
+    """Ends the whole, where a ``UserError`` would be noted as that image's."""
+
+
+class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
     def __init__(self, translator: Translator, out: Place, maps: Place | None, note: Note, guard: Guard | None) -> None:
         self.translator, self.out, self.maps, self.tell, self.guard = translator, out, maps, note, guard
 
-    def decode(self, job: Job) -> Decoded:
+    def decode(self, job: Job) -> Decoded | Large:
         if self.guard is not None:
             self.guard(job.name)
+        if self.maps is None and not job.translated and (found := large(job.source, self.translator, job.name)):
+            return found
         return read(job.source, str(self.translator.resize), bands=self.translator.source)
 
-    def translate(self, job: Job, image: Decoded) -> Pixels | None:
+    def translate(self, job: Job, image: Decoded | Large) -> Pixels | None:
+        if isinstance(image, Large):
+            self._large(job, image)
+            return None
         return None if job.translated else translated(self.translator, image, job.source)
 
-    def save(self, job: Job, image: Decoded, translation: Pixels | None, seconds: float) -> Line | UserError:
+    def _large(self, job: Job, image: Large) -> None:
+        try:
+            with closing(image), self.out.writing(job.name) as file:
+                translate_large(self.translator, image, file)
+        except Unreadable as error:
+            raise UserError(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            width, height = image.size
+            raise UserError(f"not enough memory on {self.translator.device} for {width}x{height} pixels, {job.source}") from error
+        except UserError as error:  # nor can any other be written
+            raise _Unwritable from error
+
+    def save(self, job: Job, image: Decoded | Large, translation: Pixels | None, seconds: float) -> Line | UserError:
         found: Line = {"size": list(image.size)}
+        if isinstance(image, Large):  # written as it was made
+            return found | {"seconds": seconds}
         if translation is None:
             translation = read(self.out.path(job.name), bands=self.translator.target).pixels
         else:
