@@ -30,6 +30,7 @@ from unflip.methods import METHODS
 from unflip.methods.passes import SIDES
 from unflip.modelfolder import ModelConfig
 from unflip.networks import ResnetConfig
+from unflip.recipes.audit import audit
 from unflip.recipes.train import configure
 from unflip.types import Batch, Size
 
@@ -417,3 +418,14 @@ def test_networks_see_0_where_there_is_nothing() -> None:
     assert seen.source.shape == (1, 3, 2, 2) and torch.equal(seen.source[0, 2], torch.tensor([[0.5, 0.0], [-1.0, 1.0]]))
     assert seen.valid is not None and torch.equal(seen.valid[0], torch.tensor([[[[True, False], [True, True]]]])) and seen.valid[1].all()
     assert seen_by_networks(Batch(y, y, 0, 0), (RGB, RGB)).valid is None
+
+
+def test_audit_looks_at_deep_images(tmp_path: Path) -> None:
+    source, target = stored(tmp_path / "sar", SAR, count=5, holes=True), stored(tmp_path / "optical", OPTICAL, count=3)
+    write(source / "4.tif", read(source / "3.tif", bands=SAR).pixels)  # a copy, whose file says nothing of nodata
+    write(source / "other.tif", scene(40, 40, OPTICAL))
+    (source / "broken.tif").write_bytes((source / "0.tif").read_bytes()[:60])
+    result = audit(source, target, out=tmp_path / "audit", progress=False)
+    assert result.source.images == 5 and len(result.source.bad) == 2 and "uint16 with 4 bands" in " ".join(result.source.bad)
+    assert list(result.source.kinds) == ["deeper than 8 bits, or of other bands than gray and color"] == list(result.target.kinds)
+    assert (tmp_path / "audit/report.html").stat().st_size > 1000

@@ -34,6 +34,12 @@ def translate(
         str,
         typer.Option(metavar="exact|estimated", help="Of the norms, where there are tiles: of the whole image, or of some tiles (faster)."),
     ] = "exact",
+    depth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="uint8|uint16|float32", help="Of the translations.  [default: that of the target's images]", show_default=False
+        ),
+    ] = None,
     ray: Annotated[
         bool, typer.Option("--ray", help="Share the work by Ray: on the cluster that RAY_ADDRESS names, else on all of this machine.")
     ] = False,
@@ -41,7 +47,7 @@ def translate(
         int | None, typer.Option(metavar="N", min=1, help="Of Ray, at most.  [default: one for each GPU, or core where there are none]")
     ] = None,
 ) -> None:
-    """Translate an image, a folder or shards: same relative names, same sizes."""
+    """Translate an image, a folder or shards: same relative names, same sizes; bands and depth of the target's images."""
     from unflip.errors import UserError
     from unflip.inference.folders import How, here, translate_folder, trust_place
     from unflip.inference.translator import load
@@ -56,7 +62,7 @@ def translate(
         how = on_ray(workers, device)
     where = "cpu" if ray else device
     side = int(tile) if tile.isdecimal() else tile
-    translator = load(run, device=where, direction=direction, tile=side, statistics=statistics)  # type: ignore[arg-type]
+    translator = load(run, device=where, direction=direction, tile=side, statistics=statistics, depth=depth)  # type: ignore[arg-type]
     outcome = translate_folder(translator, images, out, trust=trust, how=how)
     skipped = f", {outcome.skipped} already there" if outcome.skipped else ""
     typer.echo(f"{out}: {outcome.done} translated{skipped}")

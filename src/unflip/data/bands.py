@@ -19,6 +19,8 @@ Valid = NDArray[np.bool_]
 """``(H, W)``: False where an image holds nothing (nodata, NaN, transparent)."""
 Range = tuple[float, float]
 
+Percentile = Annotated[float, Field(ge=0, le=100)]
+
 FULL: dict[str, Range] = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (0.0, 1.0)}
 
 
@@ -138,8 +140,9 @@ class GivenBands(Config):
     """3 makes colors of gray images. Default: what the images have."""
     ranges: tuple[Range, ...] | None = None
     """Low and high of every band, or one pair for all. Default: 0 to 255 of 8-bit images, of others the ``percentiles``."""
-    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.1, 99.9)
-    """Of each band's values, over the images, that become its range; 0 and 100 are its ends."""
+    percentiles: tuple[Percentile, Percentile] | None = None
+    """Of each band's values, over the images, that become its range; 0 and 100 are its ends. Default: none of 8-bit images, else 0.1 and
+    99.9."""
     nodata: float | None = None
     """Default: what TIFF files say of themselves (GDAL's tag)."""
 
@@ -147,7 +150,7 @@ class GivenBands(Config):
     def _agree(self) -> GivenBands:
         if self.ranges is not None:
             check_ranges(self.ranges, self.count)
-        if self.percentiles[0] >= self.percentiles[1]:
+        if self.percentiles is not None and self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles: {list(self.percentiles)} is no range; give the lower one first")
         return self
 

@@ -156,6 +156,12 @@ def check(path: Path) -> Header:
         return Header(*((height, width) if stored.orientation in SIDEWAYS else (width, height)), stored.kind)
 
 
+def kind_of(path: Path) -> Kind:
+    """What a file holds, by its header alone; raises ``UserError`` where even that is broken."""
+    with _opened(path) as stored:
+        return stored.kind
+
+
 class _Shallow:
     """A file that Pillow reads."""
 

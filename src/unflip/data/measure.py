@@ -16,6 +16,8 @@ from unflip.seeding import numpy_rng
 
 LOOKED_AT = 100
 """Images whose values are looked at, evenly spread."""
+PERCENTILES = (0.1, 99.9)
+"""Of deep images, where no others are given."""
 VALUES = 20_000
 """Pixels of each that count."""
 
@@ -41,7 +43,7 @@ def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
         if checked not in (1, bands.count):
             raise UserError(f"data.{side}_bands.ranges: {checked} for {bands.count} bands; give one pair for each, or one for all")
         bands = bands.model_copy(update={"ranges": given.ranges})
-    measured = given.ranges is None and (bands.depth != "uint8" or "percentiles" in given.model_fields_set)
+    measured = given.ranges is None and (bands.depth != "uint8" or given.percentiles is not None)
     transparent = not masked and any(entry.kind.alpha for entry in entries)
     if not measured and not transparent:
         return bands
@@ -83,7 +85,7 @@ def _look(entries: Sequence[Entry], bands: Bands, given: GivenBands, side: str) 
     together = np.concatenate(samples)
     if not len(together):
         raise UserError(f"none of {count} {side} images that were looked at holds anything but nodata; check data.{side}_bands.nodata")
-    low, high = np.percentile(together, given.percentiles, axis=0)
+    low, high = np.percentile(together, given.percentiles or PERCENTILES, axis=0)
     ranges = []
     for k in range(bands.count):
         if not np.float32(low[k]) < np.float32(high[k]):

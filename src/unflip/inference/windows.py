@@ -45,6 +45,7 @@ class Large:
             raise Unreadable(f"broken or truncated image, {self.path} ({reason}); replace or remove it") from error
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 
