@@ -67,7 +67,7 @@ def match_labels(images: Sequence[Path], image_root: Path, label_root: Path, cla
         if other is not path:
             raise UserError(f"two label maps for one image, {other} and {path}; remove one of them")
     ways = _ways(classes)
-    wanted = [[key for way in ways if (key := way.label_of(name))] for name in keys(images, image_root)]
+    wanted = [[label for way in ways if (label := way.label_of(name))] for name in keys(images, image_root)]
     matched = [next((labels[key] for key in candidates if key in labels), None) for candidates in wanted]
     missing = [i for i, match in enumerate(matched) if match is None]
     if missing:
@@ -187,7 +187,7 @@ def _values(path: Path, classes: Classes, way: Stored) -> tuple[NDArray[np.int32
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
             deep = image.mode not in {"1", "L"} and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
-            if deep and image.mode == "RGB" and image.format == "PNG" and way.band is not None:  # Pillow would halve the depth
+            if deep and image.mode in {"RGB", "RGBA"} and image.format == "PNG" and way.band is not None:  # Pillow would halve the depth
                 file.seek(0)
                 return imagecodecs.png_decode(file.read())[..., way.band].astype(np.int32), "value"
             if image.mode == "F" or (deep and not image.mode.startswith("I")):

@@ -49,8 +49,8 @@ def joined(names: Sequence[str]) -> dict[str, Any]:
 def _both(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A way to read what is stored in either way, under one kind of name."""
     tables = [[dict(way["values"]), {color[:3]: color[3] for color in way.get("colors", ())}] for way in (a, b)]
-    same_place = all(a.get(key) == b.get(key) for key in ("image", "folders", "band", "ignore_others"))
-    if not same_place or any(here[key] != there[key] for here, there in zip(*tables, strict=True) for key in here.keys() & there.keys()):
+    alike = all(a.get(key) == b.get(key) for key in ("image", "folders", "band", "ignore_others"))
+    if not alike or any(here[key] != there[key] for here, there in zip(*tables, strict=True) for key in here.keys() & there.keys()):
         raise UserError(f"label maps of {'+'.join(names)} have names alike and mean different things; name sets that differ in that")
     values, colors = ({**here, **there} for here, there in zip(*tables, strict=True))
     return a | {"values": values, "colors": [(*color, i) for color, i in colors.items()]}
