@@ -17,6 +17,7 @@ from unflip.data.folders import find_images, survey
 from unflip.data.known import KNOWN
 from unflip.data.labels import Classes, Labels, match_labels, read_classes, read_labels, survey_labels
 from unflip.errors import UserError
+from unflip.recipes.compare_plan import ARGUMENTS
 from unflip.runs import from_yaml, to_yaml
 
 CITYSCAPES = read_classes(Path("cityscapes"))
@@ -454,14 +455,24 @@ def test_gta5_and_cityscapes_end_to_end(cli: Callable[..., Any], tmp_path: Path,
     assert not (tmp_path / "none").exists()
 
 
-def test_training_with_the_labels_of_a_known_set(cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_verb_finds_labels_by_their_layout(cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cityscapes as the source, whose label maps have other names than its images: to train with, to validate on and to compare by."""
     monkeypatch.chdir(tmp_path)
     world(tmp_path)
+
+    def call(words: str) -> None:
+        result = cli(*words.split())
+        assert result.code == 0, result.stderr
+
+    images, labels = "leftImg8bit/train", "gtFine/train"
+    call(f"segmenter --images {images} --labels {labels} --classes cityscapes --out judge --budget 2 --size 32")
     small = "generator.width=4 generator.blocks=1 discriminator.width=4 discriminator.layers=2 projector.width=8 nce.patches=8"
-    settings = [word for setting in small.split() for word in ("--set", setting)]
-    call = (
-        "train --source gta/images --target leftImg8bit/train --source-labels gta/labels --classes gta5 --method cut --size 32 --budget 2"
-    )
-    result = cli(*call.split(), "--out", "run", *settings, "--device", "cpu")
-    assert result.code == 0, result.stderr
-    assert from_yaml(tmp_path / "run/config.yaml").data.classes == read_classes(Path("gta5"))
+    settings = " ".join(f"--set {setting}" for setting in small.split())
+    data = f"--source {images} --source-labels {labels} --classes cityscapes --target gta/images"
+    validation = f"--val-source {images} --val-labels {labels} --segmenter judge"
+    call(f"train {data} {validation} --method cut --size 32 --budget 2 --device cpu --out run {settings}")
+    assert from_yaml(tmp_path / "run/config.yaml").data.classes == CITYSCAPES
+    judged = f"--test-source {images} --test-labels {labels} --segmenter judge --classes cityscapes --target gta/images"
+    call(f"compare --run cut=run {judged} --device cpu --out comparison")
+    arguments = json.loads((tmp_path / "comparison" / ARGUMENTS).read_text())["arguments"]
+    assert arguments["classes"] == "cityscapes", "not a path"
