@@ -36,6 +36,7 @@ IGNORED = 255
 """The id, as uint8, of pixels whose class does not count."""
 
 _UNKNOWN = MOST
+_PLAIN = (Stored(),)
 
 Kind = Literal["color", "gray value", "value"]
 """What is stored at a pixel. A value is one of several bands."""
@@ -78,11 +79,11 @@ def match_labels(images: Sequence[Path], image_root: Path, label_root: Path, cla
 
 
 def _ways(classes: Classes | None) -> tuple[Stored, ...]:
-    return (classes and classes.stored) or (Stored(),)
+    return (classes and classes.stored) or _PLAIN
 
 
 def _rule(ways: Sequence[Stored]) -> str:
-    if ways == (Stored(),):
+    if ways == _PLAIN:
         return "a label map has the path of its image below its folder, with any lossless ending"
     images, labels = (listed(patterns) for patterns in ([way.image for way in ways], [way.label for way in ways]))
     return f"these classes take {labels} for the label map of {images}, at the same path: name them so, or give other classes"
