@@ -46,7 +46,7 @@ class DataConfig(Config):
     source_labels: Path | None = None
     """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
     classes: GivenClasses | None = None
-    """Names, palette and ignored ids of the labels; given as the path of a classes.json."""
+    """Names, palette and ignored ids of the labels; given as the path of a classes.json, or as the name of a known set."""
     val_source: Path | None = None
     """Images that are translated and judged as the run goes on, see :class:`ValidationConfig`."""
     val_labels: Path | None = None

@@ -105,8 +105,12 @@ def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
 
 def keys(paths: Sequence[Path], where: Path) -> list[Path]:
     """What an image and its label map have in common: :func:`relative_names`, less the ending; of shards' members, less all endings."""
-    pairs = zip(paths, relative_names(paths, where), strict=True)
-    return [name.with_name(name.name.split(".")[0]) if _in_shard(path) else name.with_suffix("") for path, name in pairs]
+    return [name.with_name(key_name(path)) for path, name in zip(paths, relative_names(paths, where), strict=True)]
+
+
+def key_name(path: Path) -> str:
+    """The name of a file less its ending; of a shard's member, less all endings."""
+    return path.name.split(".")[0] if _in_shard(path) else path.stem
 
 
 def same_folder(a: Path, b: Path) -> bool:

@@ -70,7 +70,9 @@ def audit(
         known = reader.classes
 
     paths = {side: find_images(where[side]) for side in SIDES}
-    maps = {side: dict(zip(paths[side], match_labels(paths[side], where[side], of), strict=True)) for side, of in labels.items() if of}
+    maps = {
+        side: dict(zip(paths[side], match_labels(paths[side], where[side], of, known), strict=True)) for side, of in labels.items() if of
+    }
     found = {side: _inventory(side, where[side], paths[side], progress) for side in SIDES}
     files = {side: describe(where[side], found[side]) for side in SIDES}
     both = shared(found["source"], found["target"])

@@ -117,7 +117,7 @@ def compare(
         "test_target": absolute(judged["target"]),
         "segmenter": absolute(segmenter),
         "segmenter_weights": digest(segmenter),
-        "classes": absolute(classes),
+        "classes": absolute(classes and str(classes)),  # or a known set's name
         "features": features,
         "real_images": absolute(real_images),
         "real_labels": absolute(real_labels),

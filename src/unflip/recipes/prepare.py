@@ -150,7 +150,7 @@ def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool
     data = config.data
     if data.source_labels is None or data.classes is None:
         return None
-    paths = match_labels([image.path for image in images], data.source, data.source_labels)
+    paths = match_labels([image.path for image in images], data.source, data.source_labels, data.classes)
     with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
         found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
     return Labels(found.entries, data.classes, data.resize, data.cache, shared)

@@ -152,7 +152,7 @@ def _survey(folder: Path, progress: bool) -> list[Entry]:
 
 
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
-    paths = match_labels([entry.path for entry in entries], images, labels)
+    paths = match_labels([entry.path for entry in entries], images, labels, classes)
     with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
         return Part(entries, survey_labels(paths, entries, classes, lambda done, total: bar.show(done)))
 

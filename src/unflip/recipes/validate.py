@@ -113,7 +113,7 @@ class Validator:
         paths = find_images(data.val_source)
         if len(paths) < 2:
             raise UserError(f"one validation image only, {paths[0]}; give at least two")
-        maps = match_labels(paths, data.val_source, data.val_labels)
+        maps = match_labels(paths, data.val_source, data.val_labels, self.reader.classes)
         picked = spread(len(paths), settings.images)
         with Bar("checking validation labels", len(picked), quiet=not progress or len(picked) < 500) as bar:
             entries = survey([paths[i] for i in picked])
