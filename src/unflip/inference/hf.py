@@ -95,7 +95,8 @@ def translate_dataset(
     bar = Bar("translating", sum(len(shard.rows) for shard in shards), seen, quiet=not progress)
 
     def note(said: Line) -> None:
-        manifest.add(said)
+        if "shard" not in said or said["file"] not in manifest.done:  # of a shard that is done again, the manifest has most images
+            manifest.add(said)
         if "error" in said:
             outcome.failed.append(said["error"])
         elif "images" not in said:

@@ -91,9 +91,11 @@ class Manifest:
             if line["status"] == "done":
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)
+                self.copied.pop(line["file"], None)  # the last word counts: --labels may have been given to only one of two calls
                 self._keep_size(line)
             elif line["status"] in ("copied", "linked"):
                 self.copied[line["file"]] = line["sha256"]
+                self.done.pop(line["file"], None)
         except (ValueError, KeyError, TypeError):
             return  # a line cut short by a killed process: that file is done again
 

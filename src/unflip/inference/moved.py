@@ -34,7 +34,11 @@ class Moved:
         self.spelled = {spell(path).encode(): spell(to).encode() for spell in SPELLINGS for path in _names(old)}
         longest_first = sorted(self.spelled, key=len, reverse=True)
         one = b"|".join(map(re.escape, longest_first))
-        self.paths = re.compile(rb"(?:(?<=file://)|(?<![\w./~\\\x80-\xff-]))(?:" + one + rb")(?![\w\x80-\xff-]|\.\w)") if one else None
+        self.paths = (
+            re.compile(rb"(?:(?<=file://)|(?<=\xef\xbb\xbf)|(?<![\w./~\\\x80-\xff-]))(?:" + one + rb")(?![\w\x80-\xff-]|\.\w)")
+            if one
+            else None
+        )
 
     def __call__(self, text: bytes) -> bytes:
         return text if self.paths is None else self.paths.sub(lambda found: self.spelled[found[0]], text)
