@@ -249,12 +249,12 @@ def test_what_is_not_ours_is_left_alone(translator: Translator, splits: Path, tm
     assert tree(tmp_path / "other") == tree(splits / "test")
     quietly(translator, splits, tmp_path / "out")
     before = tree(tmp_path / "out")
-    rows(8, 1).save_to_disk(tmp_path / "set2/train")
-    (tmp_path / "set2/dataset_dict.json").write_text('{"splits": ["train"]}')
-    shutil.rmtree(splits)
-    shutil.copytree(tmp_path / "set2", splits)
-    with pytest.raises(UserError, match="holds translations of another data set or column"):
-        quietly(translator, splits, tmp_path / "out")
+    for count in (8, 12):
+        datasets.DatasetDict({"train": rows(count, 1)}).save_to_disk(tmp_path / f"set{count}")
+        shutil.rmtree(splits)
+        shutil.copytree(tmp_path / f"set{count}", splits)
+        with pytest.raises(UserError, match="holds translations of another data set or column"):
+            quietly(translator, splits, tmp_path / "out")
     with pytest.raises(UserError, match="by another model or direction"):
         quietly(unflip.load(make_model(tmp_path / "model8", seed=8), device="cpu"), splits, tmp_path / "out")
     assert tree(tmp_path / "out") == before

@@ -83,9 +83,10 @@ def translate_dataset(
         manifest = Manifest(place, translator)
         if not manifest.exists and folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"--out {out} holds something that unflip did not write; choose another folder")
-        for shard in shards:
-            if manifest.done.get(shard.name, shard.split.source) != shard.split.source:
-                raise UserError(f"--out {out} holds translations of another data set or column, {shard.name}; choose another folder")
+        sources = {split.source for split in splits}
+        for name, of in manifest.done.items():
+            if name.endswith(".arrow") and of not in sources:
+                raise UserError(f"--out {out} holds translations of another data set or column, {name}; choose another folder")
         there = place.having([shard.name for shard in shards])
     make_folder(folder)
 
