@@ -274,6 +274,8 @@ def test_which_folders_are_recognized(tmp_path: Path) -> None:
     assert layout(tmp_path / "1", a, b, "Labels/train/a.png", "Labels/val/b.png") == {"Labels": ["Labels/train/a.png", "Labels/val/b.png"]}
     assert layout(tmp_path / "2", "photo.jpg", "masks/photo_mask.png") == {"masks": ["masks/photo_mask.png"]}
     assert layout(tmp_path / "3", a, b, "annotations/panoptic/train/a.png") == {"annotations": ["annotations/panoptic/train/a.png"]}
+    bdd = layout(tmp_path / "bdd", "images/10k/train/0a.jpg", "images/10k/val/0b.jpg", "labels/sem_seg/masks/train/0a.png")
+    assert bdd == {"labels": ["labels/sem_seg/masks/train/0a.png"]}, "by names that only one image has"
     root = tmp_path / "4"
     for split in ("train", "valid"):
         save(root / split / "images/a.jpg", picture(20, 20))
@@ -283,6 +285,7 @@ def test_which_folders_are_recognized(tmp_path: Path) -> None:
 
     assert layout(tmp_path / "5", a, b, "overlays/train/a.png") == {}, "not called so"
     assert layout(tmp_path / "6", a, b, "labels/train/c.png") == {}, "of no image"
+    assert layout(tmp_path / "10", "images/x/y/1.jpg", "images/x/z/1.jpg", "labels/a/b/1.png") == {}, "of which one?"
     assert layout(tmp_path / "7", a, b, "labels/train/a.png", "labels/x.png", "labels/y.png") == {}, "of too few"
     assert layout(tmp_path / "8", "no_mask/1.jpg", "mask/1.jpg", flat=False) == {}, "a class of photos, numbered as another one is"
     assert layout(tmp_path / "9", "labels/a.png", "masks/a.png") == {}, "no images outside"
@@ -588,3 +591,4 @@ def test_a_folder_is_known_by_all_of_its_names(tmp_path: Path, monkeypatch: pyte
         Moved("s3://bucket/set/", Place("s3://bucket/out"))(b"s3://bucket/set/a s3://bucket/set2") == b"s3://bucket/out/a s3://bucket/set2"
     )
     assert Moved("/", Place("/new"))(b"/a /") == b"/a /"
+    assert Moved(os.fsdecode(b"/a/\xe9"), Place("/new"))(b"/a/\xe9/b") == b"/new/b", "a name that is not UTF-8"

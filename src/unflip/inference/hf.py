@@ -112,7 +112,7 @@ def translate_dataset(
         for shard in shards:
             if shard.name not in done:
                 _translate(translator, shard, place, note, tick)
-    with _quiet(datasets):
+    with _quiet(datasets), disk_errors(folder):
         for split in splits:
             split.describe(folder, manifest.model)
     if splits[0].name:
@@ -272,7 +272,9 @@ def _rows(shard: _Shard) -> Iterator[_Row]:
     rows = split.data.with_format("arrow")
     for number in shard.rows:
         called = f"{split.where}, row {number}" + (f" of {split.name}" if split.name else "")
-        table, failed = rows[number : number + 1], None
+        failed = None
+        with _reading(called):
+            table = rows[number : number + 1]
         try:
             with _reading(called):
                 table = embed_table_storage(table)

@@ -16,11 +16,11 @@ from unflip.data.places import is_remote, local, opened
 
 _CALLED = """
 label labels labelmap labelmaps label_map label_maps mask masks gt groundtruth ground_truth annot annots annotation annotations
-seg segmentation segmentations segmentationclass segmentationclassaug segmentationobject semantic semantics
-gtfine gtcoarse trainannot valannot testannot
+seg segmentation segmentations segmentationclass segmentationclassaug segmentationobject semantic semantics instance instances panoptic
+gtfine gtcoarse trainannot valannot testannot stuffthingmaps trimaps color_labels
 """
 FOLDERS = set(_CALLED.split())
-"""What folders of label maps are called, in lower case: in YOLO's and ADE20K's layout, Pascal VOC, Cityscapes, CamVid and others."""
+"""What folders of label maps are called, in lower case: in ADE20K, VOC, Cityscapes, CamVid, Mapillary, COCO-Stuff, BDD100K and others."""
 
 SAMPLES = 8
 """So many images of a folder of such a name are looked at."""
@@ -74,13 +74,15 @@ class Pairs:
 
     ``labels/train/a.png`` belongs to ``images/train/a.jpg``, ``train/labels/a.png`` to ``train/images/a.jpg``, ``masks/a.png`` to
     ``a.jpg``, and ``gtFine/val/x/1_gtFine_color.png`` to ``leftImg8bit/val/x/1_leftImg8bit.png``: the same names in the same folders,
-    apart from one folder of each.
+    apart from one folder of each. Where no folders fit, the name alone does if only one image has it.
     """
 
     def __init__(self, images: Iterable[str]) -> None:
         self.images: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        self.stems: dict[str, list[str]] = defaultdict(list)
         for name in images:
             folders, stem = _parts(name)
+            self.stems[stem].append(name)
             for rest in set(_less_one(folders)):
                 self.images[*rest, stem].append(name)
 
@@ -92,7 +94,8 @@ class Pairs:
         for less in _less_one(rest):  # first: nothing less
             if (*less, stem) in self.images:
                 return tuple(self.images[*less, stem])
-        return ()
+        alone = self.stems.get(stem, [])
+        return tuple(alone) if len(alone) == 1 else ()
 
 
 def _parts(name: str) -> tuple[tuple[str, ...], str]:
