@@ -1021,9 +1021,7 @@ def test_images_of_every_mode_train_as_their_colors(tmp_path: Path) -> None:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             image = image.quantize(9) if mode == "P" else image.convert(mode)
             if mode in ("RGBA", "LA"):
-                image.putalpha(
-                    Image.fromarray(rng.integers(1, 256, (height, width), dtype=np.uint8))
-                )
+                image.putalpha(Image.fromarray(rng.integers(1, 256, (height, width), dtype=np.uint8)))
             image.save(tmp_path / "as_stored" / side / f"{i}.png")
             colors = image.convert("RGBA" if mode in ("RGBA", "LA") else "RGB")
             Image.fromarray(np.array(colors)[..., :3]).save(tmp_path / "as_rgb" / side / f"{i}.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +66,11 @@ def find_files(where: Path) -> list[Path]:
     return found
 
 
+def everything(root: Path) -> list[str]:
+    """The relative names of all files of a folder and the folders in it, images or not; hidden ones are skipped, loops are not entered."""
+    return [path.relative_to(root).as_posix() for path in _seen(root)]
+
+
 def survey(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[Entry]:
     """Check every image, in ``paths``' order; ``progress(done, total)`` is called as they are done.
 
@@ -122,11 +127,20 @@ def same_folder(a: Path, b: Path) -> bool:
 
 
 def _walk(root: Path) -> list[Path]:
+    images: list[Path] = []
+    shards: list[Path] = []
+    for path in _seen(root):
+        if is_image(path.name):
+            images.append(path)
+        elif is_shard(path.name):
+            shards.append(path)
+    return sorted(images or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+
+
+def _seen(root: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
 
-    images: list[Path] = []
-    shards: list[Path] = []
     entered: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         status = os.stat(folder)
@@ -136,10 +150,7 @@ def _walk(root: Path) -> list[Path]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         # A dangling link counts as a file, so that the survey names it.
-        seen = [name for name in files if not name.startswith(".")]
-        images += [Path(folder, name) for name in seen if is_image(name)]
-        shards += [Path(folder, name) for name in seen if is_shard(name)]
-    return sorted(images or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
 def _expanded(pattern: Path) -> list[Path]:
