@@ -145,10 +145,8 @@ def translate_folder(
                 outcome.trust[name] = line["trust"]
         bar.show(len(jobs) - len(left))
 
-    if how is here:
-        translator.shown = lambda done, total: bar.show(len(jobs) - len(left), f"step {done:,} of {total:,}", done / total)
     with disk_errors(Path(place.where)), manifest:
-        with bar:
+        with bar, translator.telling(lambda step, steps: bar.show(len(jobs) - len(left), f"step {step:,} of {steps:,}", step / steps)):
             how(translator, todo, place, maps, note)
         for each in copies:
             for line in each.write(manifest, quiet=not progress):

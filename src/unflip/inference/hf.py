@@ -17,9 +17,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
-from unflip.data.formats import FORMATS
-from unflip.data.images import Array, Decoded, encode, read
+from unflip.data.bands import Pixels
+from unflip.data.formats import FORMATS, ending
+from unflip.data.images import Decoded, read
 from unflip.data.places import Place, is_remote, local
+from unflip.data.save import name_for
+from unflip.data.tiff import SIGNATURES
 from unflip.errors import MissingExtra, UserError
 from unflip.files import disk_errors, make_folder, write_bytes, write_json
 from unflip.inference.flow import Stages, flow
@@ -27,7 +30,7 @@ from unflip.inference.jobs import Line, Note
 from unflip.inference.manifest import Manifest
 from unflip.inference.outcome import Outcome
 from unflip.inference.translator import Translator
-from unflip.inference.work import at_once, line, translated
+from unflip.inference.work import at_once, line, stored, translated
 from unflip.progress import Bar
 
 EXTRA = "hf"
@@ -180,7 +183,7 @@ class _Saved(NamedTuple):
     found: Line
 
 
-class _Rows(Stages[_Row, Decoded | None, Array | None, _Saved]):
+class _Rows(Stages[_Row, Decoded | None, Pixels | None, _Saved]):
     """The rows of a shard: their images decoded, translated, encoded, and all of it given to a file."""
 
     def __init__(self, translator: Translator, shard: _Shard, file: _File, lines: list[Line], tick: Callable[[], None]) -> None:
@@ -189,16 +192,17 @@ class _Rows(Stages[_Row, Decoded | None, Array | None, _Saved]):
     def decode(self, row: _Row) -> Decoded | None:
         if row.error is not None:
             raise row.error
-        return None if row.data is None else read(row.called, str(self.translator.resize), io.BytesIO(row.data))
+        return None if row.data is None else read(row.called, str(self.translator.resize), io.BytesIO(row.data), self.translator.source)
 
-    def translate(self, row: _Row, image: Decoded | None) -> Array | None:
+    def translate(self, row: _Row, image: Decoded | None) -> Pixels | None:
         return None if image is None else translated(self.translator, image, row.called)
 
-    def save(self, row: _Row, image: Decoded | None, translation: Array | None, seconds: float) -> _Saved | UserError:
+    def save(self, row: _Row, image: Decoded | None, translation: Pixels | None, seconds: float) -> _Saved | UserError:
         if row.data is None or image is None or translation is None:
             return _Saved(None, {})
         try:
-            data = encode(row.called + _ending(row.data), translation, image.alpha)
+            name = name_for(f"x{_ending(row.data)}", self.translator.target)
+            data = stored(self.translator, image, translation, row.called + ending(name))
         except UserError as error:
             return error
         return _Saved(data, {"size": list(image.size), "seconds": seconds})
@@ -208,7 +212,8 @@ class _Rows(Stages[_Row, Decoded | None, Array | None, _Saved]):
         if isinstance(found, UserError) or found.data is not None:
             name = f"{self.shard.split.name}/{row.number}".lstrip("/")
             self.lines.append(line(name, row.called, found if isinstance(found, UserError) else found.found))
-        self.file.add(row.table, None if data is None else {"bytes": data, "path": row.path})
+        path = None if row.path is None else name_for(row.path, self.translator.target)
+        self.file.add(row.table, None if data is None else {"bytes": data, "path": path})
         self.tick()
 
 
@@ -313,6 +318,8 @@ def _column(datasets: ModuleType, data: Any, column: str | None, where: str) -> 
 
 def _ending(data: bytes) -> str:
     """Of an image that could be read."""
+    if data.startswith(SIGNATURES):
+        return ".tif"
     with Image.open(io.BytesIO(data)) as image:
         return ENDINGS[str(image.format)]
 

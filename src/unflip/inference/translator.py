@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -63,8 +64,7 @@ class Translator:
         self.statistics: Statistics = "exact"
         """Of the norms, where there are tiles."""
         self.resize = parse_resize(self.config.resize)
-        self.shown: Callable[[int, int], None] = _quiet
-        """Told, of an image that is translated by tiles, how many steps of how many are done."""
+        self.shown: Callable[[int, int], None] | None = None
 
     def __call__(self, image: AnyImage) -> AnyImage:
         if isinstance(image, Image.Image):
@@ -129,7 +129,19 @@ class Translator:
             return read(*box).to(self.device).contiguous(memory_format=layout)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), uncompiled(self.compiled):
-            yield from tiles.translate(here, self.statistics, lambda done: self.shown(done, work))
+            yield from tiles.translate(here, self.statistics, lambda done: self.shown(done, work) if self.shown else None)
+
+    @contextmanager
+    def telling(self, shown: Callable[[int, int], None]) -> Iterator[None]:
+        """Within the block, ``shown`` is told, of an image that is translated by tiles, how many steps of how many are done."""
+        self.shown = shown
+        try:
+            yield
+        finally:
+            self.shown = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"shown": None}  # another process shows nothing
 
     def quicken(self, precision: str = "auto") -> None:
         """Compute as fast as the device can. Not for networks that somebody else trains.
@@ -283,10 +295,6 @@ def load(
     translator.tile, translator.statistics = tile, statistics
     translator.quicken()
     return translator
-
-
-def _quiet(done: int, total: int) -> None:
-    """No lambda: translators are sent to other processes."""
 
 
 def _picture(pixels: Pixels) -> Image.Image:
