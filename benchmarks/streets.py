@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from unflip.data import streets
-from unflip.data.images import read_rgb, write
+from unflip.data.images import read_rgb
+from unflip.data.save import write
 from unflip.errors import Interrupted, UserError
 from unflip.recipes.compare import compare
 from unflip.recipes.evaluate import evaluate

@@ -16,6 +16,7 @@ from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import save_file
 
 from helpers import SIZE, images, labels, scale_weights, small_recipe
+from unflip.data.bands import RGB
 from unflip.data.pairs import portion
 from unflip.engine import trainer
 from unflip.engine.team import Team
@@ -34,7 +35,7 @@ def gradients(method: str, fabric: Fabric, team: Team) -> dict[str, torch.Tensor
     config = RunConfig(
         **recipe, method=method, data={"source": "s", "target": "t"}, size=SIZE, batch=IMAGES, budget=100, accumulate=ACCUMULATE
     )
-    training = trainer.assemble(config, (3, 3), fabric, team)
+    training = trainer.assemble(config, (RGB, RGB), fabric, team)
     found: dict[str, torch.Tensor] = {}
     for i, (name, player) in enumerate((("generator", training.generator), ("discriminator", training.discriminator))):
         scale_weights(player, i)

@@ -42,7 +42,7 @@ PARAMETERS = {
         "progress",
         "command",
     ],
-    "load": ["path", "device", "direction", "tile", "statistics"],
+    "load": ["path", "device", "direction", "tile", "statistics", "depth"],
     "train": ["config", "out", "resume", "progress", "say"],
 }
 """The arguments of the public functions, in their order: as much a promise as the names."""

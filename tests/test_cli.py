@@ -68,7 +68,22 @@ VERBS: dict[str, list[str]] = {
         "--set",
         "--resume",
     ],
-    "translate": ["RUN", "INPUT", "--out", "--trust", "--direction", "--device", "--tile", "--statistics", "--ray", "--workers"],
+    "translate": [
+        "RUN",
+        "INPUT",
+        "--out",
+        "--trust",
+        "--labels",
+        "--annotations",
+        "--column",
+        "--direction",
+        "--device",
+        "--tile",
+        "--statistics",
+        "--depth",
+        "--ray",
+        "--workers",
+    ],
     "segmenter": [
         "--images",
         "--labels",
@@ -252,7 +267,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_bytes(path.read_bytes()[:-500])
     (root / "fake/2.png").write_text("this is no image")
     Image.fromarray(random.integers(0, 256, (31, 90, 3), dtype=np.uint8)).save(root / "one_small/narrow.png")
-    Image.fromarray(random.integers(0, 256, (40, 40), dtype=np.uint16)).save(root / "deep.png")
+    (root / "several").mkdir()
+    Image.fromarray(random.integers(0, 256, (40, 40), dtype=np.uint16)).save(root / "several/deep.png")
+    Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(root / "several/shallow.png")
     (root / "empty").mkdir()
     (root / "texts").mkdir()
     (root / "texts/notes.txt").write_text("no image")
@@ -300,7 +317,7 @@ TRAIN = {
     "a file that is no image": ("--source file", "file", "neither a folder nor"),
     "truncated image": ("--source truncated", "truncated/1.png", "1 of 3"),
     "fake image": ("--target fake", "fake/2.png"),
-    "deep image": ("--target deep.png", "deep.png", "16-bit"),
+    "images of several kinds": ("--target several", "not of one kind", "several/deep.png is uint16 with 1 band"),
     "image smaller than the crop": ("--source one_small", "one_small/narrow.png", "90x31", "--size 31"),
     "all images smaller than the crop": ("--size 64", "smaller than the 64x64 crop", "36x36"),
     "source is target": ("--target source", "same folder"),
@@ -392,6 +409,13 @@ TRANSLATE = {
     "unknown direction": ("model source --out out --direction sideways", "sideways", "forward or backward"),
     "no way back": ("model source --out out --direction backward", "forward only"),
     "unknown device": ("model source --out out --device tpu", "tpu", "auto, cpu or cuda"),
+    "unknown annotations": ("model source --out out --annotations move", "--annotations move", "copy, link, none"),
+    "missing labels": ("model source --out out --labels nowhere", "--labels nowhere", "no such folder"),
+    "labels without label maps": ("model source --out out --labels texts", "no images, texts"),
+    "labels that are the images": ("model source --out out --labels source", "is where the images are"),
+    "labels of other images": ("model one_small --out out --labels source", "1 of 4 images have no label map", "one_small/narrow.png"),
+    "labels that are not to be copied": ("model source --out out --labels target --annotations none", "leave out one of them"),
+    "column of a folder": ("model source --out out --column image", "--column image", "Hugging Face"),
     "no out": ("model source", "--out"),
     "no input": ("model --out out", "INPUT"),
 }

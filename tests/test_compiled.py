@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
+from unflip.data.bands import RGB
 from unflip.data.transforms import to_image
 from unflip.devices import available_memory
 from unflip.engine import checkpoint, trainer
@@ -137,7 +138,7 @@ def test_a_last_short_batch_compiles_nothing(monkeypatch: pytest.MonkeyPatch) ->
         graphs.append(graph)
         return graph
 
-    training = assemble(config, (3, 3), launch("cpu", "32"))
+    training = assemble(config, (RGB, RGB), launch("cpu", "32"))
     training.compiled = True
     traced = torch.compile(chain.chain, backend=backend, dynamic=False)
     monkeypatch.setattr(chain, "compiled", lambda: traced)
@@ -207,7 +208,7 @@ def test_a_checkpoint_goes_on_with_channels_last_in_memory(tmp_path: Path) -> No
     config = small(budget=20)
 
     def start() -> trainer.Training:
-        training = assemble(config, (3, 3), launch("cpu", "32"))
+        training = assemble(config, (RGB, RGB), launch("cpu", "32"))
         for player in (training.generator, training.discriminator):
             player.to(memory_format=torch.channels_last)
         return training
@@ -236,7 +237,7 @@ def test_what_is_not_on_a_gpu_is_not_recorded() -> None:
 
 def test_a_training_is_gone_when_nobody_holds_it() -> None:
     """No cycle keeps it: with it would stay what its processes talk through, until Python ends, which then does not end well."""
-    training = assemble(small(), (3, 3), launch("cpu", "32"))
+    training = assemble(small(), (RGB, RGB), launch("cpu", "32"))
     play(training, as_bytes(0, 1))
     seen = weakref.ref(training)
     gc.disable()

@@ -580,7 +580,7 @@ def others(path: str, value: Any, annotation: Any) -> list[Any]:
     elif isinstance(value, tuple):
         choices += [list(value[:-1]), [0.1, 0.2], ["down1"]]
     elif isinstance(value, Path) or value is None:
-        choices += ["elsewhere", 0.001]
+        choices += ["elsewhere", 0.001, 3, [[0, 9]], [1, 99]]
     elif path == "data.resize":
         choices.append("short:300")
     elif path == "data.workers":

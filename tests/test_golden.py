@@ -113,13 +113,15 @@ TWINS: dict[str, tuple[str, Any, str, Any]] = {
         "fastcut",
         passes,
         "one_view",
-        lambda g, x, y, c, flip, needs, call=passes.one_view: call(g, x.flip(-1) if flip else x, y, c, False, needs),
+        lambda g, ends, flip, needs, call=passes.one_view: call(
+            g, ends._replace(source=ends.source.flip(-1)) if flip else ends, False, needs
+        ),
     ),
     "mirrored features": (
         "fastcut",
         passes,
         "one_view",
-        lambda g, x, y, c, flip, needs, call=passes.one_view: call(g, x, y, c, False, needs),
+        lambda g, ends, flip, needs, call=passes.one_view: call(g, ends, False, needs),
     ),
     "magnitudes": ("srunit", robustness, "magnitudes", lambda u, noise, floor, f=robustness.magnitudes: f(1 - u, noise, floor)),
     "distance": ("srunit", robustness, "distance", lambda a, b: (a - b).square().sum(-1)),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import images
+from unflip.data.bands import RGB
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.trainer import Training, assemble, play
@@ -23,7 +24,7 @@ def start(method: str, *settings: str, precision: str = "32") -> Training:
     some = () if method == "cyclegan" else PATCHES
     torch.backends.cudnn.allow_tf32 = False
     config = configure(method, size=64, batch=2, device="cuda", precision=precision, settings=[*SMALL, *some, *settings])
-    return assemble(config, (3, 3), launch("cuda", precision))
+    return assemble(config, (RGB, RGB), launch("cuda", precision))
 
 
 def batch(step: int) -> Batch:

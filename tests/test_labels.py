@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from unflip.data import store as store_module
 from unflip.data import streets
 from unflip.data.folders import Entry, find_images, survey
-from unflip.data.images import parse_resize, read_rgb
+from unflip.data.images import read_rgb
 from unflip.data.labels import Classes, GivenClasses, Labels, match_labels, read_classes, read_labels, survey_labels
 from unflip.data.pairs import Images, Pairs
+from unflip.data.resize import parse_resize
 from unflip.data.store import Store
 from unflip.data.transforms import to_ids
 from unflip.errors import UserError

@@ -18,8 +18,9 @@ from PIL import Image
 
 from unflip.data import pairs as module
 from unflip.data import store
+from unflip.data.bands import Bands
 from unflip.data.folders import find_images, survey
-from unflip.data.images import read_rgb
+from unflip.data.images import Decoded, read
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_ids
 from unflip.errors import UserError
@@ -214,11 +215,11 @@ def test_workers_fill_one_cache_together(make: Callable[..., Pairs]) -> None:
 def test_each_image_is_decoded_once_where_cached(make: Callable[..., Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
 
-    def count(path: Path, resize: str) -> np.ndarray:
+    def count(path: Path, resize: str, bands: Bands) -> Decoded:
         decoded.append(path)
-        return read_rgb(path, resize)
+        return read(path, resize, bands=bands)
 
-    monkeypatch.setattr(module, "read_rgb", count)
+    monkeypatch.setattr(module, "read", count)
     stream = make(cache="memory", shared=False)
     assert stream.source.store.pixels is not None and not stream.source.store.pixels.is_shared()
     list(loader(stream, first=0, batch=4, workers=0))

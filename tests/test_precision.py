@@ -7,6 +7,7 @@ import torch
 from lightning_fabric import Fabric
 
 from helpers import small_recipe
+from unflip.data.bands import RGB
 from unflip.engine.trainer import assemble, play
 from unflip.methods import METHODS
 from unflip.runs import collect, validate
@@ -20,7 +21,7 @@ def test_every_method_trains_in_bfloat16(method: str, setting: str | None) -> No
     if setting:
         values["terms"]["robustness"]["float32"] = True
     config = validate(values)
-    training = assemble(config, (3, 3), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
+    training = assemble(config, (RGB, RGB), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
     seen = []
     block = training.generator.inner("to_target").get_submodule("stages.block1.body.1")
     block.register_forward_hook(lambda module, given, result: seen.append(result.dtype))

@@ -65,7 +65,7 @@ def test_an_image_is_resized_as_in_training_and_its_answer_back() -> None:
     model = color_segmenter(CLASSES, resize="short:4", network=Spy(CLASSES))
     random = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     reading = Reader(model)(random)
-    expected = prepare(Image.fromarray(random), "short:4").rgb
+    expected = prepare(Image.fromarray(random), "short:4").pixels
     assert torch.allclose(seen[0], torch.from_numpy(expected).permute(2, 0, 1)[None] / 127.5 - 1)
     assert reading.shape == (8, 12)
     image, labels = scene(3)

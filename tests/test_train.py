@@ -27,6 +27,7 @@ from torch import Tensor
 import unflip
 from helpers import shrunk
 from unflip import modelfolder
+from unflip.data.bands import RGB
 from unflip.data.folders import find_images, survey
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_network
@@ -166,7 +167,7 @@ def random_batches(budget: int, n: int, seed: int = 0) -> list[Batch]:
 
 
 def assembled(config: RunConfig) -> Training:
-    return assemble(config, (3, 3), launch("cpu", "32"))
+    return assemble(config, (RGB, RGB), launch("cpu", "32"))
 
 
 # --- what a run leaves
@@ -1020,7 +1021,7 @@ def test_images_of_every_mode_train_as_their_colors(tmp_path: Path) -> None:
             image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             image = image.quantize(9) if mode == "P" else image.convert(mode)
             if mode in ("RGBA", "LA"):
-                image.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)))
+                image.putalpha(Image.fromarray(rng.integers(1, 256, (height, width), dtype=np.uint8)))
             image.save(tmp_path / "as_stored" / side / f"{i}.png")
             colors = image.convert("RGBA" if mode in ("RGBA", "LA") else "RGB")
             Image.fromarray(np.array(colors)[..., :3]).save(tmp_path / "as_rgb" / side / f"{i}.png")

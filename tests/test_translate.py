@@ -386,8 +386,8 @@ def test_a_folder_keeps_names_sizes_and_endings(translator: Translator, folder: 
     out = tmp_path / "new/out"
     before = tree(folder)
     expected = names(folder) - {"sub/notes.txt", ".hidden/0.png"}
-    assert quietly(translator, folder, out) == Outcome(done=len(expected))
-    assert names(out) == expected | {MANIFEST}
+    assert quietly(translator, folder, out) == Outcome(done=len(expected), copied=1)
+    assert names(out) == expected | {MANIFEST, "sub/notes.txt"}
     assert tree(folder) == before
     for name in expected:
         with Image.open(folder / name) as source, Image.open(out / name) as image:
@@ -398,7 +398,8 @@ def test_a_folder_keeps_names_sizes_and_endings(translator: Translator, folder: 
             assert difference.mean() < 5 and wanted.std() > 25  # lossy; a wrong picture is off by tens
         else:
             assert not difference.any(), name
-    lines = manifest(out)
+    *lines, notes = manifest(out)
+    assert (notes["file"], notes["status"]) == ("sub/notes.txt", "copied")
     assert sorted(line["file"] for line in lines) == sorted(expected)
     digest = sha256(translator.folder / "model.safetensors")
     for line in lines:
@@ -518,11 +519,11 @@ def test_an_interrupted_folder_goes_on(
     source, out = done
     pixels, calls = translator.pixels, []
 
-    def interrupted(rgb: Array, size: tuple[int, int]) -> Array:
+    def interrupted(rgb: Array, size: tuple[int, int], *more: Any) -> Array:
         calls.append(size)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return pixels(rgb, size)
+        return pixels(rgb, size, *more)
 
     monkeypatch.setattr(translator, "pixels", interrupted)
     with pytest.raises(KeyboardInterrupt):

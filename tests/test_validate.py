@@ -409,13 +409,13 @@ def test_the_excess_flip_rate_follows_from_the_segmenters_held_out_images(config
 
 
 def test_the_same_images_at_every_validation(config: Build, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, asked = Translator.pixels, []
+    decoded, asked = Translator.decoded, []
 
-    def watched(self: Translator, rgb: Any, size: tuple[int, int]) -> Any:
-        asked.append(rgb.tobytes())
-        return pixels(self, rgb, size)
+    def watched(self: Translator, image: Tensor, size: tuple[int, int]) -> Any:
+        asked.append(image.numpy().tobytes())
+        return decoded(self, image, size)
 
-    monkeypatch.setattr(Translator, "pixels", watched)
+    monkeypatch.setattr(Translator, "decoded", watched)
     quietly(config("validation.images=3", budget=6), tmp_path / "run")
     expected = [read_rgb(world / f"val/source/{i}.png", "short:32").tobytes() for i in (0, 1, 3)]
     assert asked[0] in expected, "the largest one is tried before the training"
@@ -642,7 +642,7 @@ def test_an_image_too_large_for_the_device_is_found_before_the_training(
     def full(*arguments: Any) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(Translator, "pixels", full)
+    monkeypatch.setattr(Translator, "decoded", full)
     with pytest.raises(UserError, match=r"too large for the memory of the device \(43x32\), .*; give smaller ones, or set data.resize"):
         quietly(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

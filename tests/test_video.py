@@ -14,6 +14,7 @@ import pytest
 import unflip
 from test_tiles import write_model
 from unflip.data import video_writer
+from unflip.data.bands import Bands
 from unflip.data.folders import find_images
 from unflip.data.formats import VIDEOS
 from unflip.data.video_writer import ENCODERS, VideoWriter
@@ -287,7 +288,6 @@ def test_a_folder_of_videos(translator: Translator, tmp_path: Path) -> None:
     root = tmp_path / "in"
     for name in ("a.mp4", "sub/deep er/b.MKV", "sub/a.webm"):
         write(root / name, scenes(3, 32, 32))
-    (root / "notes.md").write_text("no video")
     assert quietly(translator, root, tmp_path / "out") == Outcome(done=3)
     assert names(tmp_path / "out") == sorted(["a.mp4", "sub/deep er/b.MKV", "sub/a.webm", MANIFEST])
     assert quietly(translator, root, tmp_path / "out") == Outcome(skipped=3)
@@ -298,7 +298,7 @@ def test_a_folder_of_videos(translator: Translator, tmp_path: Path) -> None:
 def test_where_there_are_images_videos_are_left(translator: Translator, images_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = images_folder("in", count=2)
     write(root / "a.mp4", scenes(3, 32, 32))
-    assert quietly(translator, root, tmp_path / "out") == Outcome(done=2)
+    assert quietly(translator, root, tmp_path / "out") == Outcome(done=2, left={".mp4": 1}), "which is said"
     (root / "list.txt").write_text("000.png\na.mp4\n")
     assert quietly(translator, root / "list.txt", tmp_path / "both") == Outcome(done=2)
     assert names(tmp_path / "both") == ["000.png", "a.mp4", MANIFEST]
@@ -377,6 +377,12 @@ def test_trust_is_refused_and_a_missing_package_named(
     missing = cli("translate", model, source.parent, "--out", tmp_path / "out")
     assert missing == (2, "", "error: av is not installed; run: pip install 'unflip[video]'\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_of_other_images_take_no_videos(cli: Callable[..., Any], tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", target=Bands(depth="uint16", ranges=((0, 65535),)))
+    result = cli("translate", model, write(tmp_path / "in/a.mp4", scenes(3, 32, 32)), "--out", tmp_path / "out")
+    assert result.code == 2 and "videos hold 8-bit color" in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_video_leaves_nothing_and_is_done_again(

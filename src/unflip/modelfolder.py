@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt, SerializeAsAny, ValidationError, field_validator
+from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import nn
 
 from unflip.config import Config, by_kind, problem
+from unflip.data.bands import RGB, Bands
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
@@ -40,8 +41,9 @@ class ModelConfig(Config):
     kind: Literal["translator"] = "translator"
     generator: SerializeAsAny[GeneratorConfig]
     multiscale: MultiscaleConfig | None = None
-    channels: tuple[PositiveInt, PositiveInt] = (3, 3)
-    """Of source and target."""
+    source: Bands = RGB
+    """How its images are stored, and which of their values are -1 and 1 to the networks."""
+    target: Bands = RGB
     sides: Literal[1, 2] = 1
     resize: str = "none"
     """Applied to an image before it is translated, and undone after."""
@@ -50,6 +52,21 @@ class ModelConfig(Config):
     provenance: dict[str, Any] = {}
     files: dict[str, str] = {}
     """SHA-256 of every weight file."""
+
+    @property
+    def channels(self) -> int:
+        """Of the networks' images: a domain of fewer bands repeats them."""
+        return max(self.source.count, self.target.count)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, value: Any) -> Any:
+        """Early folders say how many channels there are, which were 3."""
+        if not isinstance(value, dict) or "channels" not in value:
+            return value
+        if value["channels"] != [3, 3]:
+            raise ValueError(f"channels: {value['channels']} instead of [3, 3]")
+        return {key: each for key, each in value.items() if key != "channels"}
 
     @field_validator("generator", mode="before")
     @classmethod
@@ -113,8 +130,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
     generators: dict[str, Generator | Multiscale] = {}
     rng = torch.Generator().manual_seed(0)
     for side in SIDES[config.sides]:
-        ends = config.channels if side == SIDES[2][0] else config.channels[::-1]
-        generators[side] = build(config.generator, config.multiscale, *ends, rng)
+        generators[side] = build(config.generator, config.multiscale, config.channels, config.channels, rng)
     load_exactly(nn.ModuleDict(generators), tensors, folder / WEIGHTS)
     return Model(config, {side: generator.eval().to(device) for side, generator in generators.items()}, folder)
 
@@ -134,7 +150,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def _card(config: ModelConfig) -> str:
     facts = {key: value for key, value in config.provenance.items() if key != "validation"}
-    facts |= {"directions": ", ".join(SIDES[config.sides]), "resize": config.resize}
+    facts |= {"directions": ", ".join(SIDES[config.sides]), "source": config.source, "target": config.target, "resize": config.resize}
     texts = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.items()}
     made = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in texts.items())
     return f"""---

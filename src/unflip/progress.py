@@ -46,10 +46,10 @@ class Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def show(self, done: float, news: str = "") -> None:
-        """``done`` of the total is done."""
-        self.bar.update(self.task, completed=done, whole=int(done), news=news)
-        tenth = int(done * 10 / max(self.total, 1) + 1e-9)
+    def show(self, done: int, news: str = "", share: float = 0.0) -> None:
+        """``done`` of the total is done, and a ``share`` of the next one."""
+        self.bar.update(self.task, completed=done + share, whole=done, news=news)
+        tenth = int((done + share) * 10 / max(self.total, 1) + 1e-9)
         if tenth > self.tenth and not self.quiet and not self.console.is_terminal:
-            self.console.print(f"{self.doing} {int(done):,}/{self.total:,}  {news}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+            self.console.print(f"{self.doing} {done:,}/{self.total:,}  {news}".rstrip(), soft_wrap=True, highlight=False, markup=False)
         self.tenth = max(tenth, self.tenth)

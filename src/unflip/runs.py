@@ -22,8 +22,9 @@ from pydantic import (
 )
 
 from unflip.config import Config, problem, unknown
-from unflip.data.images import GivenResize
+from unflip.data.bands import GivenBands
 from unflip.data.labels import GivenClasses
+from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.losses import TERMS
 from unflip.losses.term import Setting
@@ -39,10 +40,13 @@ class DataConfig(Config):
     target: Path
     resize: GivenResize = "none"
     """``none``, ``short:N`` (the shorter side becomes N) or ``WxH``; stored in the model and applied again by ``translate``."""
+    source_bands: GivenBands = GivenBands()
+    """Where it is not to be found out from the images, how they are stored, and which of their values are -1 and 1 to the networks."""
+    target_bands: GivenBands = GivenBands()
     source_labels: Path | None = None
     """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
     classes: GivenClasses | None = None
-    """Names, palette and ignored ids of the labels; given as the path of a classes.json."""
+    """Names, palette and ignored ids of the labels; given as the path of a classes.json, or as the name of a known set."""
     val_source: Path | None = None
     """Images that are translated and judged as the run goes on, see :class:`ValidationConfig`."""
     val_labels: Path | None = None

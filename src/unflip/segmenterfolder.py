@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError, field_validator
 
 from unflip.config import Config, by_kind, problem
-from unflip.data.images import GivenResize
 from unflip.data.labels import Classes
+from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.networks.pretrained import Pretrained, PretrainedSegmenter, TransformersConfig, find_pretrained

@@ -57,6 +57,8 @@ class Batch(NamedTuple):
     step: int
     labels: Tensor | None = None
     """Class ids of the source, ``(N, H, W)``: int64 with -1 for ignored pixels; from the loader, uint8 with 255."""
+    valid: tuple[Tensor, Tensor] | None = None
+    """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. From the loader, NaN says so instead."""
 
 
 @dataclass(frozen=True)
@@ -81,4 +83,10 @@ class Step:
     """What the detail view alone makes of the source, before it is fused with the context."""
     labels: Tensor | None = None
     """Class ids of the source, ``(N, H, W)`` int64; -1: ignored."""
+    valid: tuple[Tensor, Tensor] | None = None
+    """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. All images here are 0 where theirs does not."""
     features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def shared(self, image: Tensor) -> Tensor:
+        """``image``, of source or target, where both of them hold something: so that holes do not tell a translation from a target."""
+        return image if self.valid is None else image * (self.valid[0] & self.valid[1])

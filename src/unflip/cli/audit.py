@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unflip.cli.options import Device
+from unflip.cli.options import CLASSES, Device
 
 
 def audit(
@@ -16,7 +16,7 @@ def audit(
     target: Annotated[Path, typer.Option(metavar="DIR", help="Target images: a folder, searched in depth, or a text list.")],
     source_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path.")] = None,
     target_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label maps of the target, matched by relative path.")] = None,
-    classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels: names, palette, ignored ids.")] = None,
+    classes: Annotated[Path | None, typer.Option(metavar="FILE|NAME", help=CLASSES)] = None,
     segmenter: Annotated[
         str | None, typer.Option(metavar="M", help="Reads the classes of a domain without labels: a segmenter's folder or a hub id.")
     ] = None,

@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from unflip.data.known import KNOWN
+
+SETS = f"or a known set: {', '.join(KNOWN)}; several of the same classes: NAME+NAME."
+CLASSES = f"classes.json of the labels: names, palette, ignored ids; {SETS}"
+
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 
 # of the verbs that judge translations
@@ -15,7 +20,9 @@ RealImages = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Real images that show what the segmenter confuses anyway.  [default: its held-out ones]")
 ]
 RealLabels = Annotated[Path | None, typer.Option(metavar="DIR", help="Their label maps.")]
-LabelClasses = Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels.  [default: the segmenter's]")]
+LabelClasses = Annotated[
+    Path | None, typer.Option(metavar="FILE|NAME", help=f"classes.json of the labels; {SETS}  [default: the segmenter's]")
+]
 Features = Annotated[
     str, typer.Option(metavar="NAME", help="For the realism: segmenter, inception, dinov2 or clip; the last three also NAME:PATH.")
 ]

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from unflip.cli.options import Device
+from unflip.cli.options import CLASSES, Device
 
 
 def segmenter(
     images: Annotated[Path, typer.Option(metavar="DIR", help="Images to learn from: a folder, searched in depth, or a text list.")],
     labels: Annotated[Path, typer.Option(metavar="DIR", help="Their label maps, matched by relative path.")],
-    classes: Annotated[Path, typer.Option(metavar="FILE", help="classes.json of the labels: names, palette, ignored ids.")],
+    classes: Annotated[Path, typer.Option(metavar="FILE|NAME", help=CLASSES)],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     budget: Annotated[int, typer.Option(metavar="N", help="Images to see.")] = 20_000,
     test_images: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from unflip.cli.options import CLASSES
 from unflip.torchrun import leads
 
 
@@ -26,7 +27,7 @@ def train(
     source_labels: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path; turns on the term semantic.")
     ] = None,
-    classes: Annotated[Path | None, typer.Option(metavar="FILE", help="classes.json of the labels: names, palette, ignored ids.")] = None,
+    classes: Annotated[Path | None, typer.Option(metavar="FILE|NAME", help=CLASSES)] = None,
     val_source: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to validate on, by which the run's checkpoint is chosen.")
     ] = None,

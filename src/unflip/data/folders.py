@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from unflip.data.bands import Kind
 from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
 from unflip.data.images import check
 from unflip.data.places import is_remote
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
     path: Path
     width: int
     height: int
+    kind: Kind = Kind()
 
 
 def find_images(where: Path) -> list[Path]:
@@ -69,6 +71,11 @@ def find_files(where: Path, videos: bool = False) -> list[Path]:
     return found
 
 
+def everything(root: Path) -> list[str]:
+    """The relative names of all files of a folder and the folders in it, images or not; hidden ones are skipped, loops are not entered."""
+    return [path.relative_to(root).as_posix() for path in _seen(root)]
+
+
 def survey(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[Entry]:
     """Check every image, in ``paths``' order; ``progress(done, total)`` is called as they are done.
 
@@ -108,8 +115,12 @@ def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
 
 def keys(paths: Sequence[Path], where: Path) -> list[Path]:
     """What an image and its label map have in common: :func:`relative_names`, less the ending; of shards' members, less all endings."""
-    pairs = zip(paths, relative_names(paths, where), strict=True)
-    return [name.with_name(name.name.split(".")[0]) if _in_shard(path) else name.with_suffix("") for path, name in pairs]
+    return [name.with_name(key_name(path)) for path, name in zip(paths, relative_names(paths, where), strict=True)]
+
+
+def key_name(path: Path) -> str:
+    """The name of a file less its ending; of a shard's member, less all endings."""
+    return path.name.split(".")[0] if _in_shard(path) else path.stem
 
 
 def same_folder(a: Path, b: Path) -> bool:
@@ -121,12 +132,23 @@ def same_folder(a: Path, b: Path) -> bool:
 
 
 def _walk(root: Path, videos: bool) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
-
     images: list[Path] = []
     clips: list[Path] = []
     shards: list[Path] = []
+    for path in _seen(root):
+        if is_image(path.name):
+            images.append(path)
+        elif videos and is_video(path.name):
+            clips.append(path)
+        elif is_shard(path.name):
+            shards.append(path)
+    return sorted(images or clips or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+
+
+def _seen(root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
+
     entered: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         status = os.stat(folder)
@@ -136,11 +158,7 @@ def _walk(root: Path, videos: bool) -> list[Path]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         # A dangling link counts as a file, so that the survey names it.
-        seen = [name for name in files if not name.startswith(".")]
-        images += [Path(folder, name) for name in seen if is_image(name)]
-        clips += [Path(folder, name) for name in seen if videos and is_video(name)]
-        shards += [Path(folder, name) for name in seen if is_shard(name)]
-    return sorted(images or clips or shards, key=lambda path: (natural(path.relative_to(root)), str(path)))
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
 def _expanded(pattern: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Single images at the border: files to ``(H, W, 3)`` uint8 arrays and back.
+"""Single images at the border: files to ``(H, W, C)`` arrays as they are stored.
 
 Every error that a file can cause is a ``UserError`` of one line that names the file.
 """
@@ -6,32 +6,28 @@ Every error that a file can cause is a ``UserError`` of one line that names the 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import re
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from pydantic import AfterValidator
 
+from unflip.data.bands import RGB, Bands, Kind, Pixels, Valid, nearest
 from unflip.data.formats import FORMATS as FORMATS
-from unflip.data.formats import ending
 from unflip.data.places import opened
+from unflip.data.resize import parse_resize, resized
+from unflip.data.tiff import SIGNATURES, Tag, Tiff
 from unflip.errors import UserError
-from unflip.files import make_folder, write_bytes
 
 Array = NDArray[np.uint8]
 
 MAX_PIXELS = 300_000_000
 """More pixels than this are taken for a decompression bomb."""
-
-MAX_SIDE = 16_384
-"""The largest side that a resize may ask for; its square is below MAX_PIXELS."""
 
 MAX_FLAT_COLORS = 64
 """An image of at most so many distinct colors is a label map, not a photo."""
@@ -55,83 +51,55 @@ if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 
-@dataclass(frozen=True)
-class Resize:
-    """How images are resized before anything else: ``none``, ``short:N`` (the shorter side becomes N) or ``WxH``."""
+class Header(NamedTuple):
+    """What a file says of its image; the size is upright (EXIF) and before any resize."""
 
-    short: int = 0
-    width: int = 0
-    height: int = 0
-
-    def size_for(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) that an image of ``width`` x ``height`` gets."""
-        if self.short:
-            shorter = min(width, height)
-            # To the nearest pixel in integers, so that no platform's floating point decides.
-            scaled = [(2 * side * self.short + shorter) // (2 * shorter) for side in (width, height)]
-            return scaled[0], scaled[1]
-        return (self.width, self.height) if self.width else (width, height)
-
-    def __str__(self) -> str:
-        if self.short:
-            return f"short:{self.short}"
-        return f"{self.width}x{self.height}" if self.width else "none"
-
-
-def parse_resize(text: str) -> Resize:
-    """The ``Resize`` that ``text`` spells; ``str()`` of the result spells it again."""
-    if text == "none":
-        return Resize()
-    match = re.fullmatch(r"short:([0-9]{1,5})|([0-9]{1,5})x([0-9]{1,5})", text)
-    sides = [int(number) for number in match.groups() if number] if match else []
-    if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
-        raise UserError(f"not a resize, {text!r}; use none, short:N or WxH, with sides from 1 to {MAX_SIDE}")
-    return Resize(short=sides[0]) if len(sides) == 1 else Resize(width=sides[0], height=sides[1])
-
-
-def _spelled_one_way(text: str) -> str:
-    try:
-        return str(parse_resize(text))
-    except UserError as error:
-        raise ValueError(str(error)) from None
-
-
-GivenResize = Annotated[str, AfterValidator(_spelled_one_way)]
-"""A field of a config: what :func:`parse_resize` takes, spelled in one way."""
+    width: int
+    height: int
+    kind: Kind
 
 
 class Decoded(NamedTuple):
-    """An image, upright (EXIF). ``rgb (H, W, 3)`` uint8, resized; ``alpha`` uint8 and ``size`` (width, height) as before the resize."""
+    """An image, upright (EXIF). ``pixels (H, W, C)`` resized; ``alpha``, ``valid`` and ``size`` (width, height) as before the resize."""
 
-    rgb: Array
-    alpha: Array | None
+    pixels: Pixels
+    alpha: NDArray[Any] | None
     size: tuple[int, int]
+    valid: Valid | None = None
+    """``(H, W)``, False where the image holds nothing; None: it holds something everywhere."""
+    nodata: float | None = None
+    """The value that stands for nothing."""
+    georeference: tuple[Tag, ...] = ()
 
 
-def read(path: Path | str, resize: str = "none", file: BinaryIO | None = None) -> Decoded:
-    """Decode an image once, as ``prepare`` does: a file, a member of a shard (``000.tar/a.png``), or what a URL holds.
+def read(path: Path | str, resize: str = "none", file: BinaryIO | None = None, bands: Bands = RGB) -> Decoded:
+    """Decode an image once: a file, a member of a shard (``000.tar/a.png``), or what a URL holds.
 
+    Of 8 bits, gray, 1-bit, palette and CMYK images become the color that ``bands`` asks for, or gray; all others must be as it says.
     ``file`` is where to read it from, if it has been opened already; ``path`` then only names it in errors.
-    Raises ``UserError`` for files that are missing, fake, truncated, too large or deeper than 8 bits.
+    Raises ``UserError`` for files that are missing, fake, truncated, too large, or of another kind.
     """
-    with _opened(path, file) as image:
-        return prepare(image, resize)
+    with _opened(path, file) as stored:
+        return _decoded(stored, resize, bands)
 
 
 def read_rgb(path: Path | str, resize: str = "none") -> Array:
-    """The colors of ``read``, ``(H, W, 3)`` uint8; alpha is dropped."""
-    return read(path, resize).rgb
+    """The colors of an 8-bit image, ``(H, W, 3)`` uint8; alpha is dropped."""
+    return read(path, resize).pixels
 
 
-def prepare(stored: Image.Image, resize: str = "none") -> Decoded:
+def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB) -> Decoded:
     """A Pillow image, decoded: upright, its colors resized.
 
-    Gray, 1-bit, palette and CMYK images become RGB; transparent ones keep the colors that are stored under the transparency.
-    Raises ``UserError`` for images deeper than 8 bits.
+    Transparent images keep the colors that are stored under the transparency. Raises ``UserError`` for images of another kind.
     """
-    spec = parse_resize(resize)
     if _deeper_than_8_bits(stored):
-        raise UserError("image is 16-bit (or float); unflip reads 8-bit images: convert it")
+        if bands.depth != "uint16" or bands.count != 1 or not stored.mode.startswith("I;16"):
+            raise UserError(f"image is 16-bit (or float), mode {stored.mode}; {bands} is needed here: convert it, or give a NumPy array")
+        return finished(np.asarray(stored).astype(np.uint16)[..., None], None, None, resize, bands)
+    if bands.depth != "uint8" or bands.count not in (1, 3):
+        raise UserError(f"image is 8-bit, mode {stored.mode}; {bands} is needed here: convert it, or give a NumPy array")
+    spec = parse_resize(resize)
     stored.load()  # first: TIFF turns itself upright here, PNG may find its EXIF behind the pixels
     turn = TURNS.get(_orientation(stored))
     image = stored if turn is None else stored.transpose(turn)
@@ -142,7 +110,32 @@ def prepare(stored: Image.Image, resize: str = "none") -> Decoded:
     if image.has_transparency_data:
         image = image.convert("RGBA")  # resized apart from its alpha: together, Pillow would blacken the colors of what is transparent
         alpha = np.array(image.getchannel("A"))
-    return Decoded(np.array(_resized(image.convert("RGB"), size, flat)), alpha, image.size)
+    mode = "RGB" if bands.count == 3 else "L"
+    if bands.masked or bands.nodata is not None:  # what holds nothing must not be mixed with its surroundings
+        return finished(_three(np.array(image.convert(mode))), alpha, None, resize, bands, flat)
+    return Decoded(_three(np.array(_resized(image.convert(mode), size, flat))), alpha, image.size)
+
+
+def finished(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, resize: str, bands: Bands, flat: bool = False) -> Decoded:
+    """Upright bands with what is to be known of them: where they hold nothing; resized."""
+    height, width = pixels.shape[:2]
+    nodata = nodata if bands.nodata is None else bands.nodata
+    known = valid_pixels(pixels, alpha, nodata, bands)
+    size = parse_resize(resize).size_for(width, height)
+    return Decoded(nearest(pixels, size) if flat else resized(pixels, size, known), alpha, (width, height), known, nodata)
+
+
+def valid_pixels(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, bands: Bands) -> Valid | None:
+    """Where ``pixels (H, W, C)`` hold something: no band is infinite or NaN, not all are ``nodata``, and where ``bands`` are masked, they
+    are not transparent. None: everywhere."""
+    valid = np.ones(pixels.shape[:2], dtype=bool)
+    if nodata is not None:
+        valid &= ~(pixels == nodata).all(2)
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(2)
+    if alpha is not None and bands.masked:
+        valid &= alpha > 0
+    return None if valid.all() else valid
 
 
 def is_label_map(image: Image.Image) -> bool:
@@ -150,56 +143,134 @@ def is_label_map(image: Image.Image) -> bool:
     return image.mode in {"1", "P", "PA"} or image.getcolors(MAX_FLAT_COLORS) is not None
 
 
-def check(path: Path) -> tuple[int, int]:
-    """The upright ``(width, height)`` of an image that is complete; raises ``UserError`` for one that is fake or truncated.
+def check(path: Path) -> Header:
+    """What an image says of itself, which is complete; raises ``UserError`` for one that is fake or truncated.
 
-    Fast: reads the header and, of PNG and JPEG, the tail. Only what looks odd there is decoded: data after the end is legal.
+    Fast: reads the header and, of PNG, JPEG and deep TIFF, where they end. Only what looks odd there is decoded: data after the end is
+    legal.
     """
-    with _opened(path) as image:
-        if not _ends_well(path, image.format):
-            image.load()
-        width, height = image.size
-        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
+    with _opened(path) as stored:
+        if not _ends_well(path, stored.format):
+            stored.load()
+        width, height = stored.size
+        return Header(*((height, width) if stored.orientation in SIDEWAYS else (width, height)), stored.kind)
 
 
-def write(path: Path, rgb: Array, alpha: Array | None = None) -> None:
-    """Write ``rgb (H, W, 3)`` and ``alpha (H, W)``, uint8, in the format of the path's ending; JPEG and BMP drop alpha.
-
-    Atomic: the file is there complete or not at all. Missing folders are made. Raises ``UserError`` where it cannot be written.
-    """
-    data = encode(path, rgb, alpha)
-    make_folder(path.parent)
-    write_bytes(path, data)
+def kind_of(path: Path) -> Kind:
+    """What a file holds, by its header alone; raises ``UserError`` where even that is broken."""
+    with _opened(path) as stored:
+        return stored.kind
 
 
-def encode(path: Path | str, rgb: Array, alpha: Array | None = None) -> bytes:
-    """The content of the file that :func:`write` writes. Raises ``UserError`` where that format cannot hold the image."""
-    suffix = ending(str(path))
-    if suffix not in FORMATS:
-        raise UserError(f"cannot write this kind of image, {path}; name it with one of {' '.join(FORMATS)}")
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ValueError(f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-    image = Image.fromarray(rgb)
-    if alpha is not None and FORMATS[suffix] in {"PNG", "WEBP", "TIFF"}:
-        image.putalpha(Image.fromarray(alpha))
-    try:
-        return _encoded(image, FORMATS[suffix])
-    except (OSError, ValueError) as error:  # a format's limit, such as WebP's 16383 pixels
-        raise UserError(f"cannot write {path}: {_one_line(error)}; use another format") from error
+class _Shallow:
+    """A file that Pillow reads."""
+
+    def __init__(self, image: Image.Image, tiff: Tiff | None) -> None:
+        self.image, self.format = image, image.format
+        self.nodata = tiff.nodata if tiff else None
+        self.georeference = _upright(tiff) if tiff else ()
+        gray = image.mode in {"1", "L", "LA"}
+        self.kind = Kind(1 if gray else 3, "uint8", image.has_transparency_data, self.nodata)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as stored, of TIFF files upright when they are loaded."""
+        return self.image.size
+
+    @property
+    def orientation(self) -> int:
+        """As EXIF counts it; PNG files can say so behind their pixels."""
+        return _orientation(self.image)
+
+    def load(self) -> None:
+        """Raises where the file is not complete."""
+        self.image.load()
+
+
+class _Deep:
+    """A file that it does not: a deep PNG, or a TIFF of any depth and number of bands."""
+
+    format: str = "PNG"
+    georeference: tuple[Tag, ...] = ()
+    nodata: float | None = None
+
+    def __init__(self, stream: BinaryIO, kind: Kind, size: tuple[int, int], orientation: int) -> None:
+        self.stream, self.kind, self.size, self.orientation = stream, kind, size, orientation
+
+    def load(self) -> None:
+        """Raises where the file is not complete."""
+        self.read()
+
+    def read(self) -> tuple[Pixels, NDArray[Any] | None]:
+        self.stream.seek(0)
+        x = imagecodecs.png_decode(self.stream.read())
+        x = x[..., None] if x.ndim == 2 else x
+        return (x[..., :-1], x[..., -1]) if self.kind.alpha else (x, None)
+
+
+class _DeepTiff(_Deep):
+    format = "TIFF"
+
+    def __init__(self, stream: BinaryIO, tiff: Tiff) -> None:
+        kind = Kind(tiff.count, tiff.depth, tiff.alpha, tiff.nodata)
+        super().__init__(stream, kind, (tiff.width, tiff.height), tiff.orientation)
+        self.tiff, self.nodata, self.georeference = tiff, tiff.nodata, _upright(tiff)
+
+    def load(self) -> None:
+        if not self.tiff.whole(self.stream.seek(0, os.SEEK_END)):
+            raise ValueError("its pixels lie beyond its end")
+
+    def read(self) -> tuple[Pixels, NDArray[Any] | None]:
+        return self.tiff.read(0, 0, self.tiff.height, self.tiff.width)
+
+
+def _decoded(stored: _Shallow | _Deep, resize: str, bands: Bands) -> Decoded:
+    kind = stored.kind
+    alike = (kind.depth, kind.bands) == (bands.depth, bands.count) or (bands.common and isinstance(stored, _Shallow))
+    if not alike:
+        raise _Unlike(f"{kind}, where {bands} is needed")
+    if isinstance(stored, _Shallow) and stored.nodata is None:
+        return prepare(stored.image, resize, bands)._replace(georeference=stored.georeference)
+    if isinstance(stored, _Shallow):
+        whole = prepare(stored.image, "none", bands)
+        pixels, alpha = whole.pixels, whole.alpha
+    else:
+        pixels, alpha = stored.read()
+        pixels, alpha = _turned(pixels, stored.orientation), None if alpha is None else _turned(alpha, stored.orientation)
+    return finished(pixels, alpha, stored.nodata, resize, bands)._replace(georeference=stored.georeference)
+
+
+class _Unlike(Exception):
+    """An image of another kind than is needed."""
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
+def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow | _Deep]:
     """The image with its header parsed; whatever goes wrong until the end of the block is a ``UserError`` that names the file."""
     try:
-        with file or opened(path) as stream, Image.open(stream, formats=sorted(set(FORMATS.values()))) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
-            if _deeper_than_8_bits(image):
-                raise UserError(f"image is 16-bit (or float), {path}; unflip reads 8-bit images: convert it")
-            yield image
-    except UserError:
-        raise
+        with file or opened(path) as stream:
+            tiff, deep = None, _deep_png(stream)
+            if stream.read(4) in SIGNATURES:
+                stream.seek(0)
+                tiff = Tiff(stream)
+            stream.seek(0)
+            if tiff is not None and not tiff.pillow:
+                deep = _DeepTiff(stream, tiff)
+            if deep is not None:
+                _refuse_bombs(deep.size, path)
+                yield deep
+                return
+            with Image.open(stream, formats=sorted(set(FORMATS.values()))) as image:
+                _refuse_bombs(image.size, path)
+                if _deeper_than_8_bits(image):
+                    raise _Unlike(f"of a depth that unflip does not read, mode {image.mode}")
+                yield _Shallow(image, tiff)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"image cannot be used, {path} ({error}); convert it") from error
+    except _Unlike as error:
+        raise UserError(f"image is {error}, {path}; convert it") from error
     except UnidentifiedImageError as error:
         raise UserError(f"not an image that unflip reads, {path}; replace or remove it") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -210,6 +281,25 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[Image.Im
         raise UserError(f"broken or truncated image, {path} ({_one_line(error)}); replace or remove it") from error
 
 
+def _refuse_bombs(size: tuple[int, int], path: Path | str) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"too many pixels ({size[0]}x{size[1]}), {path}; cut it into tiles")
+
+
+def _deep_png(stream: BinaryIO) -> _Deep | None:
+    """The image, if it is a PNG of 16 bits: Pillow would cut colors to 8 without a word. Leaves the stream at its start."""
+    head = stream.read(26)
+    stream.seek(0)
+    if len(head) < 26 or not head.startswith(b"\x89PNG\r\n\x1a\n") or head[24] != 16:
+        return None
+    width, height = struct.unpack(">II", head[16:24])
+    color = head[25]
+    with Image.open(stream, formats=["PNG"]) as image:
+        orientation = _orientation(image)
+    stream.seek(0)
+    return _Deep(stream, Kind(3 if color & 2 else 1, "uint16", bool(color & 4), None), (width, height), orientation)
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where there is none."""
     try:
@@ -217,6 +307,24 @@ def _orientation(image: Image.Image) -> int:
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF damages no pixel: viewers show such images as stored
         return 1
+
+
+def _turned(x: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Upright. What Pillow does of 8-bit images."""
+    if orientation not in TURNS:
+        return x
+    if orientation in SIDEWAYS:
+        x = x.swapaxes(0, 1)
+    if orientation in {3, 4, 7, 8}:
+        x = x[::-1]
+    if orientation in {2, 3, 6, 7}:
+        x = x[:, ::-1]
+    return np.ascontiguousarray(x)
+
+
+def _upright(tiff: Tiff) -> tuple[Tag, ...]:
+    """Where on Earth an image is, unless it is to be turned: that holds of the pixels as stored."""
+    return () if tiff.orientation in TURNS else tiff.georeference
 
 
 def _deeper_than_8_bits(image: Image.Image) -> bool:
@@ -247,14 +355,9 @@ def _resized(image: Image.Image, size: tuple[int, int], flat: bool) -> Image.Ima
     return image.resize(size, Image.Resampling.NEAREST if flat else Image.Resampling.BICUBIC)  # Pillow's bicubic is antialiased
 
 
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    options: dict[str, dict[str, Any]] = {
-        "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
-        "WEBP": {"lossless": True, "exact": True},  # exact: keeps colors under transparency
-    }
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options.get(kind, {}))
-    return buffer.getvalue()
+def _three(x: Array) -> Array:
+    """``(H, W)`` as ``(H, W, 1)``."""
+    return x[..., None] if x.ndim == 2 else x
 
 
 def _one_line(error: Exception) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,19 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unflip.data.bands import RGB, Bands, GivenBands
+from unflip.data.bands import Kind as Stored
 from unflip.data.duplicates import dhash
 from unflip.data.folders import Entry
-from unflip.data.images import Array, is_label_map, read_rgb
+from unflip.data.images import Array, is_label_map, kind_of, read
+from unflip.data.measure import find_bands
 from unflip.data.places import opened
 from unflip.errors import UserError
 
-Kind = Literal["color", "gray", "palette", "flat"]
+Kind = Literal["color", "gray", "palette", "flat", "deep"]
 
 KINDS: dict[Kind, str] = {
     "color": "in color",
     "gray": "gray",
     "palette": "in color, stored with a palette",
     "flat": "of few flat colors, as label maps are",
+    "deep": "deeper than 8 bits, or of other bands than gray and color",
 }
 
 GRID, FINE = 4, 64
@@ -49,13 +55,23 @@ class Inventory(NamedTuple):
 
     seen: list[Seen]
     bad: list[str]
+    bands: Bands = RGB
+    """As which all of them can be read."""
+
+    def view(self, path: Path) -> Array:
+        """An image in colors, ``(H, W, 3)`` uint8: of deep ones, the first three bands over their range."""
+        found = read(path, bands=self.bands)
+        return self.bands.view(found.pixels, found.valid)
 
 
 def take_inventory(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> Inventory:
-    """Decode every image, in ``paths``' order; ``progress(done, total)`` is called as they are done."""
-    found = Inventory([], [])
+    """Decode every image, in ``paths``' order; ``progress(done, total)`` is called as they are done.
+
+    Deep images must all be of one kind: those of another than most cannot be used.
+    """
+    found = Inventory([], [], _bands(paths))
     with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:  # no more: each holds a decoded image
-        for done, result in enumerate(pool.map(_look, paths), start=1):
+        for done, result in enumerate(pool.map(lambda path: _look(path, found), paths), start=1):
             if isinstance(result, Seen):
                 found.seen.append(result)
             else:
@@ -75,16 +91,40 @@ def colors(rgb: Array) -> NDArray[np.float32]:
     return np.concatenate([fields.mean((1, 3)).ravel(), fields.std((1, 3)).ravel()])
 
 
-def _look(path: Path) -> Seen | str:
+def _bands(paths: Sequence[Path]) -> Bands:
+    """As which most of the images can be read."""
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        kinds = list(pool.map(_kind_of, paths))
+    counts = Counter(kind[:2] for kind in kinds if kind is not None)
+    everyday = sum(number for (bands, depth), number in counts.items() if depth == "uint8" and bands in (1, 3))
+    if not counts or everyday >= max(counts.values()):
+        return RGB
+    most = counts.most_common(1)[0][0]
+    alike = [Entry(path, 1, 1, kind) for path, kind in zip(paths, kinds, strict=True) if kind is not None and kind[:2] == most]
+    for entries in (alike, *([entry] for entry in alike)):  # all, or where one is broken, one that is not
+        with suppress(UserError):
+            return find_bands(entries, GivenBands(), "these")
+    return RGB
+
+
+def _kind_of(path: Path) -> Stored | None:
+    try:
+        return kind_of(path)
+    except UserError:
+        return None
+
+
+def _look(path: Path, found: Inventory) -> Seen | str:
     """What is to be known of a file, or what is wrong with it."""
     try:
-        rgb = read_rgb(path)
+        rgb = found.view(path)
     except UserError as error:
         return str(error).rpartition("; ")[0]  # less the advice: given once for all
     height, width = rgb.shape[:2]
     digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(rgb).data)
-    return Seen(Entry(path, width, height), _kind(path, rgb), digest.digest(), dhash(rgb), colors(rgb))
+    kind: Kind = _kind(path, rgb) if found.bands is RGB else "deep"
+    return Seen(Entry(path, width, height), kind, digest.digest(), dhash(rgb), colors(rgb))
 
 
 def _kind(path: Path, rgb: Array) -> Kind:

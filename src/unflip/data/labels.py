@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Literal, NamedTuple
 
+import imagecodecs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from torch import Tensor
 
-from unflip.config import Config, problem
-from unflip.data.folders import SHOWN, Entry, find_label_maps, keys
+from unflip.data.classes import MOST, Stored, listed
+from unflip.data.classes import Classes as Classes
+from unflip.data.classes import GivenClasses as GivenClasses
+from unflip.data.classes import read_classes as read_classes
+from unflip.data.folders import SHOWN, Entry, find_label_maps, key_name, keys
 from unflip.data.formats import FORMATS
-from unflip.data.images import MAX_PIXELS, parse_resize
+from unflip.data.images import MAX_PIXELS
 from unflip.data.places import opened
+from unflip.data.resize import parse_resize
 from unflip.data.store import Store
 from unflip.errors import UserError
 
@@ -33,86 +36,29 @@ ENDINGS = tuple(ending for ending, kind in FORMATS.items() if kind != "JPEG")
 IGNORED = 255
 """The id, as uint8, of pixels whose class does not count."""
 
-_UNKNOWN = 254
+_UNKNOWN = MOST
+_PLAIN = (Stored(),)
 
-Channel = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Channel, Channel, Channel]
-
-
-class Classes(Config):
-    """What ``classes.json`` holds: the class with id ``i`` has ``names[i]`` and the RGB color ``palette[i]``; ``ignore`` lists ids."""
-
-    names: tuple[Annotated[str, Field(min_length=1)], ...]
-    palette: tuple[Color, ...]
-    ignore: tuple[int, ...] = ()
-
-    @model_validator(mode="after")
-    def _agree(self) -> Classes:
-        if len(self.names) != len(self.palette):
-            raise ValueError(f"there are {len(self.names)} names and {len(self.palette)} colors; give each class one of both")
-        if len(self.names) > _UNKNOWN:
-            raise ValueError(f"{len(self.names)} classes are too many; merge them to at most {_UNKNOWN}")
-        for what, values in (("name", self.names), ("color", self.palette)):
-            for i, value in enumerate(values):
-                if value in values[:i]:
-                    raise ValueError(f"classes {values.index(value)} and {i} have one {what}, {value}; make them differ")
-        for i in self.ignore:
-            if not 0 <= i < len(self.names):
-                raise ValueError(f"ignore: {i} is not the id of a class; ids go from 0 to {len(self.names) - 1}")
-        if len(self.kept) < 2:
-            raise ValueError("fewer than two classes are not ignored; nothing is to be told apart")
-        return self
-
-    @property
-    def colors(self) -> dict[str, Color]:
-        """The color of every class, by name."""
-        return dict(zip(self.names, self.palette, strict=True))
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The ids that are not ignored."""
-        return tuple(i for i in range(len(self.names)) if i not in self.ignore)
-
-
-def read_classes(path: Path) -> Classes:
-    """The classes in a ``classes.json``. Raises ``UserError`` where it cannot be read or makes no sense."""
-    try:
-        return Classes.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise UserError(f"{path}: {problem(error)}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f'not valid JSON, {path}; it must hold {{"names": [...], "palette": [[r, g, b], ...], "ignore": [ids]}}') from None
-    except OSError as error:
-        raise UserError(f"cannot read the classes, {path} ({error.strerror}); check the path") from None
-
-
-def _read_where_a_path(value: Any) -> Any:
-    if not isinstance(value, str | Path):
-        return value
-    try:
-        return read_classes(Path(value))
-    except UserError as error:
-        raise ValueError(str(error)) from None
-
-
-GivenClasses = Annotated[Classes, BeforeValidator(_read_where_a_path)]
-"""A field of a config that takes the path of a ``classes.json``, and holds what is in it from then on."""
+Kind = Literal["color", "gray value", "value"]
+"""What is stored at a pixel. A value is one of several bands."""
 
 
 def read_labels(path: Path, classes: Classes, resize: str = "none") -> NDArray[np.int64]:
     """The class ids of a label map, ``(H, W)`` int64, -1 where ignored, resized as the photo of the same ``resize`` is.
 
     Colored maps (palette or RGB) are read by color. Gray maps (8 or 16 bits) hold ids, of which 255 is ignored; only where all colors of
-    the classes are gray, they too are read by color. Raises ``UserError`` for files that are broken or show what is not a class.
+    the classes are gray, they too are read by color. Where classes are stored in ways of their own, the file's name tells which one it
+    is: that whose pattern fits, of several the longest. Raises ``UserError`` for files that are broken or show what is not a class.
     """
     ids = _read(path, classes, resize)
     return np.where(ids == IGNORED, -1, ids.astype(np.int64))
 
 
-def match_labels(images: Sequence[Path], image_root: Path, label_root: Path) -> list[Path]:
+def match_labels(images: Sequence[Path], image_root: Path, label_root: Path, classes: Classes | None = None) -> list[Path]:
     """The label map of every image: that with the same path below its folder, less the ending; in shards, with the same key.
 
-    Raises ``UserError`` for images that have none, and for labels that differ in their ending only.
+    Where ``classes`` are stored in ways of their own, these say how the path of the label map follows from that of the image; of several
+    label maps the first way's is taken. Raises ``UserError`` for images that have none, and for labels that differ in their ending only.
     """
     found = [path for path in find_label_maps(label_root) if path.suffix.lower() in ENDINGS]
     if not found:
@@ -122,13 +68,26 @@ def match_labels(images: Sequence[Path], image_root: Path, label_root: Path) -> 
         other = labels.setdefault(key, path)
         if other is not path:
             raise UserError(f"two label maps for one image, {other} and {path}; remove one of them")
-    names = keys(images, image_root)
-    missing = [i for i, name in enumerate(names) if name not in labels]
+    ways = _ways(classes)
+    wanted = [[label for way in ways if (label := way.label_of(name))] for name in keys(images, image_root)]
+    matched = [next((labels[key] for key in candidates if key in labels), None) for candidates in wanted]
+    missing = [i for i, match in enumerate(matched) if match is None]
     if missing:
-        example = f"{images[missing[0]]} (no {label_root / names[missing[0]]}{ENDINGS[0]})"
-        rule = "a label map has the path of its image below its folder, with any lossless ending"
-        raise UserError(f"{len(missing)} of {len(images)} images have no label map, such as {example}; {rule}")
-    return [labels[name] for name in names]
+        first = missing[0]
+        told = f"no {label_root / wanted[first][0]}{ENDINGS[0]}" if wanted[first] else f"not named {listed([way.image for way in ways])}"
+        raise UserError(f"{len(missing)} of {len(images)} images have no label map, such as {images[first]} ({told}); {_rule(ways)}")
+    return [match for match in matched if match is not None]
+
+
+def _ways(classes: Classes | None) -> tuple[Stored, ...]:
+    return (classes and classes.stored) or _PLAIN
+
+
+def _rule(ways: Sequence[Stored]) -> str:
+    if ways == _PLAIN:
+        return "a label map has the path of its image below its folder, with any lossless ending"
+    images, labels = (listed(patterns) for patterns in ([way.image for way in ways], [way.label for way in ways]))
+    return f"these classes take {labels} for the label map of {images}, at the same path: name them so, or give other classes"
 
 
 class Surveyed(NamedTuple):
@@ -195,21 +154,34 @@ class Labels:
 
 def _read(path: Path, classes: Classes, resize: str = "none") -> Ids:
     """The class ids, ``(H, W)``; IGNORED where they do not count."""
-    values, gray = _values(path, classes)
-    colors, levels = _tables(classes)
+    way = _way(path, classes)
+    values, kind = _values(path, classes, way)
+    if kind == "gray value" and way.values == ():
+        named = [other.label for other in classes.stored if other.values != ()]
+        advice = f"store colors, or if it holds ids, name it {listed(named)}" if named else "store colors"
+        raise UserError(f"label map is gray, and maps of its name hold colors, {path}; {advice}")
     # a table has a place for every value that Pillow's integer gray images can hold, save for those that are no id anyway
-    ids = levels[values.clip(-1, len(levels) - 1)] if gray else colors[values]
+    ids = _colors(classes, way)[values] if kind == "color" else _levels(classes, way)[values.clip(-1, 2**16)]
     unknown = values[ids == _UNKNOWN]
     if unknown.size:
-        raise UserError(_says_unknown(unknown, gray, path))
+        raise UserError(_says_unknown(unknown, kind, path))
     stored = Image.fromarray(ids)
     size = parse_resize(resize).size_for(*stored.size)
     # the nearest pixel of the same grid of pixel areas over which photos are averaged
     return ids if size == stored.size else np.array(stored.resize(size, Image.Resampling.NEAREST))
 
 
-def _values(path: Path, classes: Classes) -> tuple[NDArray[np.int32], bool]:
-    """What is stored at each pixel, and whether that is a gray value; else it is a color, as 0xRRGGBB."""
+def _way(path: Path, classes: Classes) -> Stored:
+    """How the file is stored, by its name: of several ways that it fits, the one that says most of the name."""
+    fitting = [way for way in _ways(classes) if way.names(key_name(path))]
+    if not fitting:
+        labels = listed([way.label for way in classes.stored])
+        raise UserError(f"label map is not named {labels}, {path}; rename it, or give other classes")
+    return max(fitting, key=lambda way: len(way.label))
+
+
+def _values(path: Path, classes: Classes, way: Stored) -> tuple[NDArray[np.int32], Kind]:
+    """What is stored at each pixel, and what that is; a color is 0xRRGGBB."""
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"label map of a lossy or unknown format, {path}; use {' '.join(ENDINGS)}")
     try:
@@ -217,49 +189,79 @@ def _values(path: Path, classes: Classes) -> tuple[NDArray[np.int32], bool]:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
             deep = image.mode not in {"1", "L"} and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+            if deep and image.mode in {"RGB", "RGBA"} and image.format == "PNG" and way.band is not None:  # Pillow would halve the depth
+                file.seek(0)
+                return imagecodecs.png_decode(file.read())[..., way.band].astype(np.int32), "value"
             if image.mode == "F" or (deep and not image.mode.startswith("I")):
                 raise UserError(f"label map has 16-bit colors or fractions, {path}; store ids or 8-bit colors")
             image.load()
             if image.mode == "LA":
                 image = image.getchannel("L")  # type: ignore[assignment]
             if image.mode == "1":
-                return np.asarray(image).astype(np.int32) * (255 if _is_gray(classes) else 1), True
+                return np.asarray(image).astype(np.int32) * (255 if _by_gray(classes, way) else 1), "gray value"
             if image.mode == "L" or image.mode.startswith("I"):
-                return np.asarray(image).astype(np.int32), True
+                return np.asarray(image).astype(np.int32), "gray value"
             rgb = np.asarray(image.convert("RGB")).astype(np.int32)
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything from a decoder
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"label map cannot be read, {path} ({reason}); replace it") from error
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], False
+    if way.band is not None:
+        return rgb[..., way.band], "value"
+    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], "color"
 
 
 @functools.lru_cache(maxsize=2)
-def _tables(classes: Classes) -> tuple[Ids, Ids]:
-    """The id of every color 0xRRGGBB, and of every gray value; the last place of the latter is for values out of its range."""
-    kept = np.arange(len(classes.names), dtype=np.uint8)
-    kept[list(classes.ignore)] = IGNORED
-    colors = np.full(2**24, _UNKNOWN, dtype=np.uint8)
-    colors[[r << 16 | g << 8 | b for r, g, b in classes.palette]] = kept
-    levels = np.full(2**16 + 1, _UNKNOWN, dtype=np.uint8)
-    levels[[color[0] for color in classes.palette] if _is_gray(classes) else range(len(kept))] = kept
-    if levels[255] == _UNKNOWN:
-        levels[255] = IGNORED
-    return colors, levels
+def _colors(classes: Classes, way: Stored) -> Ids:
+    """The id of every color 0xRRGGBB."""
+    table = np.full(2**24, IGNORED if way.ignore_others else _UNKNOWN, dtype=np.uint8)
+    kept = _kept(classes)
+    for r, g, b, i in _all_colors(classes, way):
+        table[r << 16 | g << 8 | b] = kept[i]
+    return table
 
 
-def _is_gray(classes: Classes) -> bool:
+@functools.lru_cache(maxsize=8)
+def _levels(classes: Classes, way: Stored) -> Ids:
+    """The id of every value that is not a color's; the last place is for those out of its range."""
+    table = np.full(2**16 + 1, IGNORED if way.ignore_others else _UNKNOWN, dtype=np.uint8)
+    kept = _kept(classes)
+    if way.values is not None:
+        pairs = way.values
+    elif _by_gray(classes, way):
+        pairs = tuple((r, i) for r, _, _, i in _all_colors(classes, way))
+    else:
+        pairs = tuple((i, i) for i in range(len(classes.names)))
+    for value, i in pairs:
+        table[value] = kept[i]
+    if table[255] == _UNKNOWN:
+        table[255] = IGNORED
+    return table
+
+
+def _kept(classes: Classes) -> Ids:
+    """What each class id is read as; the last place is for -1."""
+    kept = np.arange(len(classes.names) + 1, dtype=np.uint8)
+    kept[[*classes.ignore, -1]] = IGNORED
+    return kept
+
+
+def _all_colors(classes: Classes, way: Stored) -> list[tuple[int, int, int, int]]:
+    return [*((*color, i) for i, color in enumerate(classes.palette)), *way.colors]
+
+
+def _by_gray(classes: Classes, way: Stored) -> bool:
     """Whether a gray map can only be a colored one that was stored without its needless channels."""
-    return all(r == g == b for r, g, b in classes.palette)
+    return way.values is None and all(r == g == b for r, g, b, _ in _all_colors(classes, way))
 
 
-def _says_unknown(unknown: NDArray[np.int32], gray: bool, path: Path) -> str:
+def _says_unknown(unknown: NDArray[np.int32], kind: Kind, path: Path) -> str:
     values, counts = np.unique(unknown, return_counts=True)
     value = int(values[counts.argmax()])
-    name = f"gray value {value}" if gray else f"color ({value >> 16}, {value >> 8 & 255}, {value & 255})"
-    others = f", and {len(values) - 1} more such {'values' if gray else 'colors'}" if len(values) > 1 else ""
-    advice = "add it to the classes" if gray else "add it to the classes, or store ids in one channel"
+    name = f"color ({value >> 16}, {value >> 8 & 255}, {value & 255})" if kind == "color" else f"{kind} {value}"
+    others = f", and {len(values) - 1} more such {'colors' if kind == 'color' else 'values'}" if len(values) > 1 else ""
+    advice = "add it to the classes, or store ids in one channel" if kind == "color" else "add it to the classes"
     return f"{name} is no class ({counts.max()} pixels{others}), {path}; {advice}"
 
 

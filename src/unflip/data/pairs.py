@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unflip.data.bands import RGB, Bands
 from unflip.data.folders import Entry
-from unflip.data.images import parse_resize, read_rgb
+from unflip.data.images import read
+from unflip.data.resize import parse_resize
 from unflip.data.store import Store
 from unflip.errors import UserError
 from unflip.seeding import numpy_rng
@@ -21,34 +23,44 @@ from unflip.types import Batch, Size
 class Images:
     """The images of one domain, decoded and resized, by index; each is decoded once where all of them fit into memory.
 
+    Those of ``bands`` that are plain stay uint8, all others are floats in [-1, 1], NaN where they hold nothing.
+
     ``cache``: "auto" keeps them where they fit, "memory" always, "none" never. ``shared`` puts them where all loader workers see them;
     False suffices for ``workers=0``.
     """
 
-    def __init__(self, entries: Sequence[Entry], resize: str = "none", cache: str = "auto", shared: bool = True) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], resize: str = "none", cache: str = "auto", shared: bool = True, bands: Bands = RGB
+    ) -> None:
+        self.bands = bands
         self.paths = [entry.path for entry in entries]
         self.resize = str(parse_resize(resize))
         self.sizes = [parse_resize(resize).size_for(entry.width, entry.height) for entry in entries]
         """(width, height) of each image, resized."""
-        self.store = Store([(height, width, 3) for width, height in self.sizes], self._decoded, cache, shared)
+        dtype = torch.uint8 if bands.plain else torch.float32
+        self.store = Store([(height, width, bands.count) for width, height in self.sizes], self._decoded, cache, shared, dtype)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image, ``(H, W, 3)`` uint8; not to be written to. Raises ``UserError`` where the file is not what the survey saw."""
+        """The image, ``(H, W, C)``; not to be written to. Raises ``UserError`` where the file is not what the survey saw."""
         return self.store[index]
 
     def _decoded(self, index: int) -> Tensor:
         path, (width, height) = self.paths[index], self.sizes[index]
-        image = torch.from_numpy(read_rgb(path, self.resize))
-        if image.shape != (height, width, 3):
-            found = f"{image.shape[1]}x{image.shape[0]} instead of {width}x{height}"
-            raise UserError(f"image has changed since the run began, {path} ({found}); restore it or start again")
+        found = read(path, self.resize, bands=self.bands)
+        image = torch.from_numpy(found.pixels if self.bands.plain else self.bands.normalized(found.pixels, found.valid))
+        if image.shape[:2] != (height, width):
+            what = f"{image.shape[1]}x{image.shape[0]} instead of {width}x{height}"
+            raise UserError(f"image has changed since the run began, {path} ({what}); restore it or start again")
         return image
 
 
 Item = tuple[Tensor, Tensor, Tensor | None]
+
+MORE_PLACES = 7
+"""That are tried where a crop holds too little."""
 
 
 class Labeling(Protocol):
@@ -79,12 +91,16 @@ class Pairs(Dataset[Item]):
         return self.length
 
     def __getitem__(self, i: int) -> Item:
-        """``(source, target, labels)``: two ``(3, height, width)`` uint8, and ``(height, width)`` uint8, 255 where ignored, or None."""
+        """``(source, target, labels)``: two ``(C, height, width)`` as :class:`Images` has them, and ``(height, width)`` uint8, 255 where
+        ignored, or None."""
         source, target = self.indices(i)
-        crops = self._crop(self.source[source], "source", i), self._crop(self.target[target], "target", i)
+        place = self._place(self.source[source], "source", i)
+        shown = place.cut(self.source[source])
+        other = self._place(self.target[target], "target", i).cut(self.target[target])
         if self.labels is None:
-            return *crops, None
-        return *crops, self._crop(self.labels[source][..., None], "source", i)[0]
+            return shown, other, None
+        labels = place.cut(self.labels[source][..., None])[0]
+        return shown, other, torch.where(shown[0].isnan(), 255, labels) if shown.is_floating_point() else labels
 
     def indices(self, i: int) -> tuple[int, int]:
         """Which source and which target image item ``i`` is cut from."""
@@ -98,15 +114,44 @@ class Pairs(Dataset[Item]):
             self._orders[side] = epoch, numpy_rng(self.seed, "order", side, epoch).permutation(count).tolist()
         return self._orders[side][1][position]
 
-    def _crop(self, image: Tensor, side: str, i: int) -> Tensor:
-        """A crop anywhere in the image ``(H, W, C)``, each place equally likely; flipped half the time."""
+    def _place(self, image: Tensor, side: str, i: int) -> _Place:
+        """Anywhere in the image ``(H, W, C)``, each place equally likely; flipped half the time.
+
+        Where less than half of the crop holds anything, others are tried.
+        """
         rng = numpy_rng(self.seed, "crop", side, i)
         height, width, _ = image.shape
-        top = int(rng.integers(height - self.size.height + 1))
-        left = int(rng.integers(width - self.size.width + 1))
-        crop = image[top : top + self.size.height, left : left + self.size.width].permute(2, 0, 1)
-        flipped = self.flip and rng.random() < 0.5
-        return (crop.flip(2) if flipped else crop).contiguous()
+
+        def anywhere() -> _Place:
+            top = int(rng.integers(height - self.size.height + 1))
+            return _Place(top, int(rng.integers(width - self.size.width + 1)), self.size)
+
+        place = anywhere()
+        place = place._replace(flipped=bool(self.flip and rng.random() < 0.5))
+        if not image.is_floating_point():
+            return place
+        tried = [place]
+        while tried[-1].share(image) < 0.5 and len(tried) <= MORE_PLACES:
+            tried.append(anywhere()._replace(flipped=place.flipped))
+        return max(tried, key=lambda each: each.share(image))
+
+
+class _Place(NamedTuple):
+    """Of a crop."""
+
+    top: int
+    left: int
+    size: Size
+    flipped: bool = False
+
+    def cut(self, image: Tensor) -> Tensor:
+        """``(H, W, C)`` to ``(C, height, width)``."""
+        crop = image[self.top : self.top + self.size.height, self.left : self.left + self.size.width].permute(2, 0, 1)
+        return (crop.flip(2) if self.flipped else crop).contiguous()
+
+    def share(self, image: Tensor) -> float:
+        """Of the pixels that hold something."""
+        return float(self.cut(image)[0].isfinite().float().mean())
 
 
 def loader(
@@ -120,7 +165,7 @@ def loader(
     pin_memory: bool = False,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """Batches of ``pairs`` from item ``first`` to the end, uint8 ``(N, 3, height, width)``; the last one may be short.
+    """Batches of ``pairs`` from item ``first`` to the end, ``(N, C, height, width)``; the last one may be short.
 
     Of ``ranks`` processes that share each batch of ``batch`` images, number ``rank`` gets the :func:`portion` that is its. One that has
     none of a short last batch gets an image of another all the same, so that it takes part in the step.

@@ -16,14 +16,19 @@ from unflip.torchrun import processes
 
 
 class Store:
-    """uint8 tensors of known ``shapes`` by index, made by ``decode``.
+    """Tensors of known ``shapes`` and one ``dtype`` by index, made by ``decode``.
 
     ``cache``: "auto" keeps them where they fit, "memory" always, "none" never. ``shared`` puts them where all loader workers see them;
     False suffices for ``workers=0``.
     """
 
     def __init__(
-        self, shapes: Sequence[tuple[int, ...]], decode: Callable[[int], Tensor], cache: str = "auto", shared: bool = True
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        decode: Callable[[int], Tensor],
+        cache: str = "auto",
+        shared: bool = True,
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         if cache not in {"auto", "memory", "none"}:
             raise UserError(f"not a cache setting, {cache!r}; use auto, memory or none")
@@ -34,11 +39,11 @@ class Store:
         ends = torch.tensor([0, *map(math.prod, self.shapes)]).cumsum(0)
         self.starts: list[int] = ends.tolist()
         total = self.starts[-1]
-        needed = total * processes()[0]  # every process of a training on this machine keeps images of its own
+        needed = total * dtype.itemsize * processes()[0]  # every process of a training on this machine keeps images of its own
         if cache == "memory" and shared and needed > _free_shared_memory():
             raise UserError(f"images need {needed / 2**30:.1f} GiB of shared memory, /dev/shm; enlarge it or use --set data.cache=none")
         if cache == "memory" or (cache == "auto" and _fits(needed, shared)):
-            self.pixels = torch.empty(total, dtype=torch.uint8)
+            self.pixels = torch.empty(total, dtype=dtype)
             if shared:  # takes the memory at once, so that the next store sees what is left, and no worker can run out of it later
                 self.pixels.share_memory_()
                 self.filled.share_memory_()

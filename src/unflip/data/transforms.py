@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def to_network(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 ``(N, C, H, W)``, 0 to 255, to floats in [-1, 1]."""
+    """uint8 ``(N, C, H, W)``, 0 to 255, to floats in [-1, 1]. Floats are there already."""
+    if image.is_floating_point():
+        return image.to(dtype)
     # Computed in float32 at least, and rounded once.
     wide = torch.promote_types(dtype, torch.float32)
     return (image.to(wide) / 127.5 - 1).to(dtype)
@@ -22,3 +24,9 @@ def to_image(image: Tensor) -> Tensor:
 def to_ids(labels: Tensor) -> Tensor:
     """Labels as stored, uint8 with 255 for ignored pixels, to int64 with -1."""
     return torch.where(labels == 255, -1, labels.long())
+
+
+def holes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """An image ``(N, C, H, W)`` with 0 where it holds nothing (NaN), and where it is valid, ``(N, 1, H, W)``, boolean."""
+    valid = ~image.isnan().any(1, keepdim=True)
+    return torch.where(valid, image, 0.0), valid

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unflip.data.bands import narrowed, widened
 from unflip.data.transforms import to_image
 from unflip.engine.trainer import Training
 from unflip.files import write_bytes
@@ -23,12 +24,16 @@ GAP = 2
 def draw_samples(training: Training, fixed: Batch, path: Path) -> None:
     """Write a grid: one column for each image; rows: source, its translation, and for two-sided methods target and its translation.
 
-    ``fixed``: images ``(N, 3, S, S)`` in [-1, 1]. The translations are the moving average's: what the run's model would give.
+    ``fixed``: images ``(N, C, S, S)`` in [-1, 1]; of more than three bands, the first three are shown. The translations are the moving
+    average's: what the run's model would give.
     """
     rows: list[Tensor] = []
     for side, generator in training.ema.network.items():  # type: ignore[operator]
-        images = fixed.source if side == FORWARD else fixed.target
-        rows += [images, torch.cat([generator(image[None].to(training.fabric.device)).cpu() for image in images])]
+        images, given, made = fixed.source, *training.bands
+        if side != FORWARD:
+            images, given, made = fixed.target, made, given
+        translations = torch.cat([generator(image[None].to(training.fabric.device)).cpu() for image in images])
+        rows += [widened(narrowed(images, given.count), 3)[:, :3], widened(narrowed(translations, made.count), 3)[:, :3]]
     write_bytes(path, png(grid(rows)))
 
 

@@ -14,8 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from unflip.data.bands import RGB, Bands, widened
 from unflip.data.pairs import portion
-from unflip.data.transforms import to_ids, to_network
+from unflip.data.transforms import holes, to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.engine.pool import ImagePool
 from unflip.engine.replay import Replay
@@ -41,6 +42,8 @@ class Training:
     optimizers: dict[str, torch.optim.Optimizer]
     ema: Ema
     pools: dict[str, ImagePool]
+    bands: tuple[Bands, Bands] = (RGB, RGB)
+    """Of the images of source and target."""
     team: Team = field(default_factory=Team)
     """The processes that train together; each has its portion of every batch, and pools of its own."""
     images: str = ""
@@ -91,8 +94,9 @@ class Averages:
         return means
 
 
-def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team: Team | None = None) -> Training:
-    """Freshly drawn networks and their optimizers, on the device of ``fabric``."""
+def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team: Team | None = None) -> Training:
+    """Freshly drawn networks and their optimizers, on the device of ``fabric``, for images of source and target as ``bands`` says."""
+    channels = bands[0].count, bands[1].count
     team = team or Team()
     pool = max(1, config.pool // team.size) if config.pool else 0
     with team.together():
@@ -112,6 +116,7 @@ def assemble(config: RunConfig, channels: tuple[int, int], fabric: Fabric, team:
         optimizers={},
         ema=ema,
         pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
+        bands=bands,
         team=team,
         compiled=compiled,
     )
@@ -257,9 +262,18 @@ def _pieces(batch: Batch, whole: int, training: Training) -> Iterator[tuple[Batc
 def _moved(training: Training, batch: Batch) -> Batch:
     """On the device, as the networks see it."""
     device = training.fabric.device
-    source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
     labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
-    return Batch(source, target, batch.first, batch.step, labels)
+    source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
+    return seen_by_networks(Batch(source, target, batch.first, batch.step, labels), training.bands)
+
+
+def seen_by_networks(batch: Batch, bands: tuple[Bands, Bands]) -> Batch:
+    """Both domains with as many bands, and with 0 where they hold nothing."""
+    source, target = (widened(images, max(each.count for each in bands)) for images in (batch.source, batch.target))
+    if not any(each.masked for each in bands):
+        return batch._replace(source=source, target=target)
+    (source, there), (target, here) = holes(source), holes(target)
+    return batch._replace(source=source, target=target, valid=(there, here))
 
 
 def _local(training: Training, player: str, local: bool) -> AbstractContextManager[Any]:

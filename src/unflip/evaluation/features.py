@@ -92,7 +92,7 @@ def feature_network(spec: str, segmenter: SegmenterModel | None = None, device: 
 
 def _segmenter(model: SegmenterModel, device: torch.device) -> FeatureNetwork:
     def prepared(rgb: Array) -> Tensor:
-        return to_network(channels_first(prepare(Image.fromarray(rgb), model.config.resize).rgb))
+        return to_network(channels_first(prepare(Image.fromarray(rgb), model.config.resize).pixels))
 
     with torch.inference_mode():  # by the model's own resize: some networks read images of one size only
         dimension = model.network.pooled(prepared(np.zeros((64, 64, 3), dtype=np.uint8))[None].to(device)).shape[1]

@@ -55,7 +55,7 @@ class Reader:
     def logits(self, rgb: Array) -> Tensor:
         """Of the classes that are not ignored, ``(K, H, W)`` float32, on the CPU."""
         height, width = rgb.shape[:2]
-        x = torch.from_numpy(prepare(Image.fromarray(rgb), self.model.config.resize).rgb).permute(2, 0, 1)[None]
+        x = torch.from_numpy(prepare(Image.fromarray(rgb), self.model.config.resize).pixels).permute(2, 0, 1)[None]
         logits = self.model.network(to_network(x).to(self.device))[:, self.channels]
         if logits.shape[-2:] != (height, width):
             logits = F.interpolate(logits, (height, width), mode="bilinear")

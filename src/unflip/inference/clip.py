@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from unflip.data.images import Array
-from unflip.data.transforms import to_network
 from unflip.devices import available_memory
-from unflip.inference.tiles import Moments, Read, Tiles, side_for
+from unflip.inference.tiles import Moments, Read, Tiles
 from unflip.inference.translator import Translator
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm
@@ -123,7 +122,7 @@ def _norm_by_norm(translator: Translator, shared: Sequence[_Shared], frames: Seq
     """The same in the memory of one frame or, where it takes tiles, of one tile; about half as many times the work as there are norms."""
     assert isinstance(translator.generator, Generator)
     size = frames[0].shape[:2]
-    tiles = Tiles(translator.generator, size, _side(translator, translator.generator, size))
+    tiles = Tiles(translator.generator, size, _side(translator, size))
     known = tiles.learn([_reader(translator, frame) for frame in frames], translator.statistics)
     for each, moments in zip(shared, known, strict=True):
         each.found = [moments]
@@ -134,21 +133,19 @@ def _learning(shared: _Shared, frames: int) -> Callable[[Tensor], Tensor]:
 
 
 def _fit(translator: Translator, size: tuple[int, int]) -> int:
-    """How many frames go through the network at once in half of the memory that there is, as :func:`side_for` has it."""
+    """How many frames go through the network at once in half of the memory that there is, as one image may."""
     generator = translator.generator
     inner = generator if isinstance(generator, Generator) else generator.inner
     return available_memory(translator.device) // 2 // inner.memory_per_pixel // (size[0] * size[1])
 
 
-def _side(translator: Translator, generator: Generator, size: tuple[int, int]) -> int:
+def _side(translator: Translator, size: tuple[int, int]) -> int:
     """Of the tiles of a frame; its own where it needs none."""
-    if translator.tile == "auto":
-        return side_for(generator, size, available_memory(translator.device)) or max(size)
-    return max(size) if translator.tile == "none" else translator.tile
+    return translator.side(size) or max(size)
 
 
 def _network(translator: Translator, frame: Array) -> Tensor:
-    x = to_network(torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]).to(translator.device)
+    x = translator.encoded(torch.from_numpy(np.array(frame))).to(translator.device)
     return x.contiguous(memory_format=torch.channels_last if translator.one_by_one else torch.contiguous_format)
 
 

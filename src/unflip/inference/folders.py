@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from unflip.data.images import check
 from unflip.data.places import Place, is_remote, local
-from unflip.data.videos import look, need_av
+from unflip.data.save import name_for
+from unflip.data.videos import look
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
+from unflip.inference.annotations import Annotations, Copies, beside
+from unflip.inference.hf import is_dataset, translate_dataset
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
 from unflip.inference.manifest import MANIFEST as MANIFEST
 from unflip.inference.manifest import Manifest
+from unflip.inference.moved import Moved
+from unflip.inference.outcome import Outcome as Outcome
 from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
-from unflip.inference.video import translate_video
+from unflip.inference.video import refuse_videos, translate_video
 from unflip.inference.work import Guard, translate_images
 from unflip.progress import Bar
 
 How = Callable[[Translator, Sequence[Job], Place, Place | None, Note], None]
 """Does jobs, writing to a place and, if there is one, trust maps to the other; each that is done, or failed, is noted."""
-
-
-@dataclass
-class Outcome:
-    """What came of translating a folder."""
-
-    done: int = 0
-    skipped: int = 0
-    """Translated already by an earlier call."""
-    failed: list[str] = field(default_factory=list)
-    """A line for each."""
-    trust: dict[str, float] = field(default_factory=dict)
-    """The mean of the trust map of each image that was translated now, by relative name."""
 
 
 def here(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | None, note: Note, guard: Guard | None = None) -> None:
@@ -52,19 +43,41 @@ def here(translator: Translator, jobs: Sequence[Job], out: Place, maps: Place | 
 
 def trust_folder(out: Path) -> Path:
     """Where the trust maps of the translations in ``out`` are: beside it, since whoever reads ``out`` wants translations only."""
-    out = out.resolve()
-    if not out.name:
-        raise UserError(f"no folder can stand beside --out {out}, for the trust maps; choose another folder")
-    return out.with_name(f"{out.name}_trust")
+    return _beside(out, "trust")
 
 
 def trust_place(out: Path | str) -> Place:
     """The same, also for a URL."""
-    return Place(f"{str(out).rstrip('/')}_trust" if is_remote(out) else trust_folder(local(out)))
+    return _place_beside(out, "trust")
+
+
+def labels_place(out: Path | str) -> Place:
+    """Where the label maps are copied to that did not lie in the source."""
+    return _place_beside(out, "labels")
+
+
+def _place_beside(out: Path | str, what: str) -> Place:
+    return Place(f"{str(out).rstrip('/')}_{what}" if is_remote(out) else _beside(local(out), what))
+
+
+def _beside(out: Path, what: str) -> Path:
+    out = out.resolve()
+    if not out.name:
+        raise UserError(f"no folder can stand beside --out {out}, for the {what} maps; choose another folder")
+    return out.with_name(f"{out.name}_{what}")
 
 
 def translate_folder(
-    translator: Translator, source: Path | str, out: Path | str, *, trust: bool = False, progress: bool = True, how: How = here
+    translator: Translator,
+    source: Path | str,
+    out: Path | str,
+    *,
+    trust: bool = False,
+    labels: Path | str | None = None,
+    annotations: Annotations = "copy",
+    column: str | None = None,
+    progress: bool = True,
+    how: How = here,
 ) -> Outcome:
     """Translate an image, or all images of a folder searched in depth, into ``out``; both may be URLs.
 
@@ -75,18 +88,36 @@ def translate_folder(
     and are done again as a whole; videos become videos (:func:`unflip.inference.video.translate_video`), without trust maps. ``how``:
     :func:`here`, or :func:`unflip.inference.scale.on_ray`.
 
+    The annotations, splits and label maps of a data set (:func:`unflip.inference.annotations.beside`) are copied to the same relative
+    places when its images are done, or linked to; texts that name its folder then name ``out``. ``labels``: the folder of the label maps,
+    if not one that is recognized; outside of ``source``, they are copied to :func:`labels_place`.
+
+    Of a data set of Hugging Face (:func:`unflip.inference.hf.is_dataset`), its ``column`` of images is translated, the first by default.
+
     Raises:
-        UserError: no images, or ``out`` is the source, or holds another model's translations.
+        UserError: no images, or ``out`` is the source, or holds another model's translations or files that unflip did not write.
     """
+    if is_dataset(source):
+        if trust or labels is not None or annotations != "copy" or how is not here:
+            raise UserError(
+                f"{source} is a data set of Hugging Face, whose columns stay together; leave out --trust, --labels, --annotations and --ray"
+            )
+        return translate_dataset(translator, source, out, column=column, progress=progress)
+    if column is not None:
+        raise UserError(f"--column {column} is for data sets of Hugging Face, which {source} is not; leave it out")
     jobs = find_jobs(source)
     videos = [job for job in jobs if job.video]
     if videos:
-        need_av()
-        if trust:
-            raise UserError(f"a video gets no trust maps, {videos[0].source}; leave out --trust, or translate its frames as images")
+        refuse_videos(translator, videos[0], trust)
     if not is_remote(source) and not jobs[0].shard and local(source) == Path(jobs[0].source):
         (look if videos else check)(local(source))  # one image that is bad is a wrong call, not a bad file among many
+    data = beside(source, jobs, labels, annotations)
+    jobs = _named(data.jobs, translator)
     place, maps = Place(out), trust_place(out) if trust else None
+    copies = [Copies(data.files, place, annotations, Moved(source, place))]
+    if data.outside:
+        beside_it = labels_place(out)
+        copies.append(Copies(data.outside, beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
     with disk_errors(Path(place.where)):
         manifest = Manifest(place, translator)
         there = place.having([job.name for job in jobs])
@@ -94,19 +125,21 @@ def translate_folder(
         mapped = set() if maps is None else maps.having([map_name(job.name) for job in jobs])
         if maps is not None:
             _refuse_maps(maps, mapped, source, jobs, manifest)
+        for each in copies:
+            each.plan(manifest)
     if not place.remote:
         make_folder(Path(place.where))
 
     todo = [job._replace(translated=job.name in there and job.name in manifest.done) for job in jobs]
     todo = [job for job in todo if not job.translated or (maps is not None and map_name(job.name) not in mapped)]
     left = {job.name for job in todo}
-    outcome = Outcome(skipped=sum(manifest.images[job.name] for job in jobs if job.name not in left))
+    outcome = Outcome(skipped=sum(manifest.images[job.name] for job in jobs if job.name not in left), labels=data.labels, left=data.left)
     bar = Bar("translating", len(jobs), len(jobs) - len(todo), quiet=not progress)
     noted: set[str] = set()
 
     def note(line: Line) -> None:
         if "status" not in line:  # of a video that is being done
-            bar.show(len(jobs) - len(left) + line["share"], line["news"])
+            bar.show(len(jobs) - len(left), line["news"], line["share"])
             return
         name, known = line["file"], "shard" in line and line["file"] in manifest.done
         if name in noted:  # a worker that was lost had done it, too
@@ -123,9 +156,29 @@ def translate_folder(
                 outcome.trust[name] = line["trust"]
         bar.show(len(jobs) - len(left))
 
-    with disk_errors(Path(place.where)), manifest, bar:
-        how(translator, todo, place, maps, note)
+    with disk_errors(Path(place.where)), manifest:
+        with bar, translator.telling(lambda step, steps: bar.show(len(jobs) - len(left), f"step {step:,} of {steps:,}", step / steps)):
+            how(translator, todo, place, maps, note)
+        for each in copies:
+            for line in each.write(manifest, quiet=not progress):
+                manifest.add(line)
+                if "error" in line:
+                    outcome.failed.append(line["error"])
+                else:
+                    outcome.copied += line["status"] == "copied"
+                    outcome.linked += line["status"] == "linked"
     return outcome
+
+
+def _named(jobs: Sequence[Job], translator: Translator) -> list[Job]:
+    """With the names of files that can hold the target's images."""
+    named = [job._replace(name=name_for(job.name, translator.target)) for job in jobs]
+    taken: dict[str, Job] = {}
+    for job, before in zip(named, jobs, strict=True):
+        other = taken.setdefault(job.name, before)
+        if other.name != before.name:
+            raise UserError(f"{other.name} and {before.name} would both become {job.name}, as images are {translator.target}; rename one")
+    return named
 
 
 def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], there: set[str], manifest: Manifest) -> None:

@@ -38,6 +38,11 @@ class Manifest:
         """The names of what is done, and of what source."""
         self.images: dict[str, int] = {}
         """How many there are in each shard that is done."""
+        self.copied: dict[str, str] = {}
+        """The names of the files beside the images that were copied or linked, and the SHA-256 of what they hold."""
+        self.sizes: dict[str, tuple[int, ...]] = {}
+        """(width, height) of the images that are done."""
+        self._same: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.exists = out.has(MANIFEST)
         self.text = out.read(MANIFEST) if self.exists else b""
         for line in self.text.decode(errors="replace").splitlines():
@@ -67,6 +72,7 @@ class Manifest:
 
     def add(self, line: Line) -> None:
         """Write a line, and what the model is."""
+        self._keep_size(line)
         self.file.write(json.dumps(line | self.by) + "\n")
         self.file.flush()
         self.lines += 1
@@ -85,5 +91,15 @@ class Manifest:
             if line["status"] == "done":
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)
+                self.copied.pop(line["file"], None)  # the last word counts: --labels may have been given to only one of two calls
+                self._keep_size(line)
+            elif line["status"] in ("copied", "linked"):
+                self.copied[line["file"]] = line["sha256"]
+                self.done.pop(line["file"], None)
         except (ValueError, KeyError, TypeError):
             return  # a line cut short by a killed process: that file is done again
+
+    def _keep_size(self, line: Line) -> None:
+        if "size" in line:
+            size = tuple(line["size"])
+            self.sizes[line["file"]] = self._same.setdefault(size, size)  # of a million images, most have one size

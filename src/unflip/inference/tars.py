@@ -9,15 +9,17 @@ from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from unflip.data.bands import Pixels
 from unflip.data.formats import is_photo
-from unflip.data.images import Array, Decoded, encode, read
+from unflip.data.images import Decoded, read
 from unflip.data.places import Place, streamed
+from unflip.data.save import name_for
 from unflip.data.shards import Header
 from unflip.errors import UserError
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
 from unflip.inference.translator import Translator
-from unflip.inference.work import Guard, at_once, line, translated, trusted
+from unflip.inference.work import Guard, at_once, line, stored, translated, trusted
 
 
 def translate_shard(translator: Translator, job: Job, out: Place, maps: Place | None, note: Note, guard: Guard | None = None) -> None:
@@ -65,31 +67,32 @@ class _Saved(NamedTuple):
     trust: bytes
 
 
-class _Members(Stages[_Member, Decoded | None, Array | None, _Saved]):
+class _Members(Stages[_Member, Decoded | None, Pixels | None, _Saved]):
     def __init__(
         self, translator: Translator, job: Job, out: tarfile.TarFile, maps: tarfile.TarFile | None, lines: list[Line], guard: Guard | None
     ) -> None:
         self.translator, self.job, self.out, self.maps, self.lines, self.guard = translator, job, out, maps, lines, guard
         self.mapped: set[str] = set()
+        self.written: set[str] = set()
 
     def decode(self, member: _Member) -> Decoded | None:
         if not member.photo:
             return None
         if self.guard is not None:
             self.guard(f"{self.job.name}/{member.name}")
-        return read(self._path(member), str(self.translator.resize), io.BytesIO(member.data))
+        return read(self._path(member), str(self.translator.resize), io.BytesIO(member.data), self.translator.source)
 
-    def translate(self, member: _Member, image: Decoded | None) -> Array | None:
+    def translate(self, member: _Member, image: Decoded | None) -> Pixels | None:
         return None if image is None else translated(self.translator, image, self._path(member))
 
-    def save(self, member: _Member, image: Decoded | None, translation: Array | None, seconds: float) -> _Saved | UserError:
+    def save(self, member: _Member, image: Decoded | None, translation: Pixels | None, seconds: float) -> _Saved | UserError:
         if image is None or translation is None:
             return _Saved(member.data, {}, b"")
         try:
-            data = encode(self._path(member), translation, image.alpha)
+            data = stored(self.translator, image, translation, f"{self.job.source}/{self._name(member)}")
         except UserError as error:
             return error
-        trust, said = (b"", {}) if self.maps is None else trusted(image, translation)
+        trust, said = (b"", {}) if self.maps is None else trusted(self.translator, image, translation)
         return _Saved(data, {"size": list(image.size), "seconds": seconds, **said}, trust)
 
     def note(self, member: _Member, found: _Saved | UserError) -> None:
@@ -98,13 +101,21 @@ class _Members(Stages[_Member, Decoded | None, Array | None, _Saved]):
             self.lines.append(line(f"{self.job.name}/{member.name}", f"{identity(self.job.source)}/{member.name}", said))
         if isinstance(found, UserError):
             return
-        _add(self.out, member.info, member.info.name, found.data)
+        name = self._name(member)
+        if name in self.written:
+            raise _BadShard(f"two images would become {name}")
+        self.written.add(name)
+        _add(self.out, member.info, name, found.data)
         if self.maps is not None and member.photo:
             name = map_name(member.info.name)
             if name in self.mapped:
                 raise _BadShard(f"two images would have one trust map, {name}; leave out --trust")
             self.mapped.add(name)
             _add(self.maps, member.info, name, found.trust)
+
+    def _name(self, member: _Member) -> str:
+        """Of its translation."""
+        return name_for(member.info.name, self.translator.target) if member.photo else member.info.name
 
     def _path(self, member: _Member) -> str:
         return f"{self.job.source}/{member.name}"

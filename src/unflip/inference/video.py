@@ -12,7 +12,7 @@ import torch
 from unflip.data.images import Array
 from unflip.data.places import Place
 from unflip.data.video_writer import VideoWriter
-from unflip.data.videos import Look, Sound, frames, look, upright
+from unflip.data.videos import Look, Sound, frames, look, need_av, upright
 from unflip.errors import UserError
 from unflip.inference.clip import fixed, resized, spread
 from unflip.inference.flow import Stages, flow
@@ -49,6 +49,16 @@ def translate_video(translator: Translator, job: Job, out: Place, note: Note, gu
     note(line(job.name, identity(job.source), found))
 
 
+def refuse_videos(translator: Translator, job: Job, trust: bool) -> None:
+    """Raise ``UserError`` where videos, such as ``job``, cannot be translated here, or not so."""
+    need_av()
+    if trust:
+        raise UserError(f"a video gets no trust maps, {job.source}; leave out --trust, or translate its frames as images")
+    for side in (translator.source, translator.target):
+        if not (side.plain and side.count == 3):
+            raise UserError(f"videos hold 8-bit color, and the model's images are {side}, {job.source}; translate its frames as images")
+
+
 class _BadVideo(Exception):
     """One video that cannot be translated; the others can."""
 
@@ -67,11 +77,15 @@ def _bad(translator: Translator, job: Job) -> Iterator[None]:
 def _translated(
     translator: Translator, job: Job, seen: Look, shared: AbstractContextManager[None], writer: VideoWriter, note: Note
 ) -> Line:
-    with writer:
-        began = time.monotonic()
-        with shared:
-            stages = _Frames(translator, job, seen, writer, note, time.monotonic() - began)
-            flow(stages, frames(job.source), 1)
+    told, translator.shown = translator.shown, None  # of a video, frames are counted, not the tiles of each
+    try:
+        with writer:
+            began = time.monotonic()
+            with shared:
+                stages = _Frames(translator, job, seen, writer, note, time.monotonic() - began)
+                flow(stages, frames(job.source), 1)
+    finally:
+        translator.shown = told
     found: Line = {"frames": stages.done, "size": list(seen.size), "seconds": round(stages.seconds, 4)}
     return found | ({"silent": writer.silent} if writer.silent else {})
 

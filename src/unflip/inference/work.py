@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 
-from unflip.data.images import Array, Decoded, encode, read, read_rgb
+from unflip.data.bands import Pixels
+from unflip.data.images import Decoded, read
 from unflip.data.places import Place
+from unflip.data.save import encode
 from unflip.errors import UserError
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
 from unflip.inference.translator import Translator
 from unflip.inference.trust import trust_map, trust_png
+from unflip.inference.windows import Large, Unreadable, large, translate_large
 
 Guard = Callable[[str], None]
 """Is asked before each image, by name; its ``UserError`` keeps the image from being tried."""
@@ -27,7 +31,11 @@ def translate_images(
     With a ``guard`` they are done one after the other, so that it is clear which one ends a process. What cannot be read, or not be
     stored in its format, is noted as failed. Raises ``UserError`` where nothing can be written.
     """
-    flow(_Images(translator, out, maps, note, guard), jobs, at_once(translator, guard))
+    try:
+        flow(_Images(translator, out, maps, note, guard), jobs, at_once(translator, guard))
+    except _Unwritable as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
 
 
 def at_once(translator: Translator, guard: Guard | None) -> int:
@@ -37,18 +45,23 @@ def at_once(translator: Translator, guard: Guard | None) -> int:
     return 1 if translator.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def translated(translator: Translator, image: Decoded, path: str) -> Array:
+def translated(translator: Translator, image: Decoded, path: str) -> Pixels:
     """The translation of an image; ``UserError`` where the device has no memory for it, as it may have for the next one."""
     try:
-        return translator.pixels(image.rgb, image.size)
+        return translator.pixels(image.pixels, image.size, image.valid, image.nodata)
     except torch.OutOfMemoryError as error:
-        height, width = image.rgb.shape[:2]
+        height, width = image.pixels.shape[:2]
         raise UserError(f"not enough memory on {translator.device} for {width}x{height} pixels, {path}") from error
 
 
-def trusted(image: Decoded, translation: Array) -> tuple[bytes, Line]:
+def stored(translator: Translator, image: Decoded, translation: Pixels, path: str) -> bytes:
+    """The file of a translation: with the image's alpha, its place on Earth, and what stands for nothing."""
+    return encode(path, translation, image.alpha, translator.nodata(image.nodata), image.georeference)
+
+
+def trusted(translator: Translator, image: Decoded, translation: Pixels) -> tuple[bytes, Line]:
     """The file of a translation's trust map, and what the manifest says of it."""
-    trust = trust_map(image.rgb, translation)
+    trust = trust_map(translator.source.view(image.pixels), translator.target.view(translation))
     return trust_png(trust), {"trust": round(float(trust.mean()), 4)}
 
 
@@ -58,31 +71,54 @@ def line(name: str, source: str, found: Line | UserError) -> Line:
     return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
 
 
-class _Images(Stages[Job, Decoded, Array | None, Line]):
+class _Unwritable(Exception):
+    """Ends the whole, where a ``UserError`` would be noted as that image's."""
+
+
+class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
     def __init__(self, translator: Translator, out: Place, maps: Place | None, note: Note, guard: Guard | None) -> None:
         self.translator, self.out, self.maps, self.tell, self.guard = translator, out, maps, note, guard
 
-    def decode(self, job: Job) -> Decoded:
+    def decode(self, job: Job) -> Decoded | Large:
         if self.guard is not None:
             self.guard(job.name)
-        return read(job.source, str(self.translator.resize))
+        if self.maps is None and not job.translated and (found := large(job.source, self.translator, job.name)):
+            return found
+        return read(job.source, str(self.translator.resize), bands=self.translator.source)
 
-    def translate(self, job: Job, image: Decoded) -> Array | None:
+    def translate(self, job: Job, image: Decoded | Large) -> Pixels | None:
+        if isinstance(image, Large):
+            self._large(job, image)
+            return None
         return None if job.translated else translated(self.translator, image, job.source)
 
-    def save(self, job: Job, image: Decoded, translation: Array | None, seconds: float) -> Line | UserError:
+    def _large(self, job: Job, image: Large) -> None:
+        try:
+            with closing(image), self.out.writing(job.name) as file:
+                translate_large(self.translator, image, file)
+        except Unreadable as error:
+            raise UserError(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            width, height = image.size
+            raise UserError(f"not enough memory on {self.translator.device} for {width}x{height} pixels, {job.source}") from error
+        except UserError as error:  # nor can any other be written
+            raise _Unwritable from error
+
+    def save(self, job: Job, image: Decoded | Large, translation: Pixels | None, seconds: float) -> Line | UserError:
         found: Line = {"size": list(image.size)}
+        if isinstance(image, Large):  # written as it was made
+            return found | {"seconds": seconds}
         if translation is None:
-            translation = read_rgb(self.out.path(job.name))
+            translation = read(self.out.path(job.name), bands=self.translator.target).pixels
         else:
             try:
-                data = encode(self.out.path(job.name), translation, image.alpha)
+                data = stored(self.translator, image, translation, self.out.path(job.name))
             except UserError as error:
                 return error
             self.out.write(job.name, data)
             found["seconds"] = seconds
         if self.maps is not None:
-            png, trust = trusted(image, translation)
+            png, trust = trusted(self.translator, image, translation)
             self.maps.write(map_name(job.name), png)
             found |= trust
         return found

@@ -41,7 +41,7 @@ class Adversarial(Term):
     needs: ClassVar[frozenset[str]] = frozenset({"fake"})
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
-        return _judged(step.fake, nets, self.form)
+        return _judged(step.shared(step.fake), nets, self.form)
 
 
 class Detail(Term):
@@ -53,7 +53,7 @@ class Detail(Term):
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert step.detail is not None
-        return _judged(step.detail, nets, nets.game)
+        return _judged(step.shared(step.detail), nets, nets.game)
 
 
 def _judged(fake: Tensor, nets: Nets, form: Form) -> Tensor:

@@ -7,11 +7,12 @@ draw what one would have drawn, a resumed run what the killed one would have, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unflip.seeding import numpy_rng, torch_rng
@@ -48,6 +49,8 @@ class Stream:
     step: int
     progress: float
     """The share of the budget seen before this step, for what changes over training."""
+    valid: Mapping[str, Tensor] = field(default_factory=dict)
+    """Where the images "source" and "target" hold something, ``(N, 1, H, W)`` boolean; empty: everywhere."""
 
     def once(self) -> np.random.Generator:
         """For a choice that the whole step shares."""
@@ -69,14 +72,26 @@ class Stream:
     def _rngs(self, what: str) -> list[torch.Generator]:
         return [torch_rng(self.seed, *self.path, what, self.first + i, device=self.device) for i in range(self.images)]
 
-    def positions(self, shape: TapShape, count: int) -> Tensor:
-        """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions."""
-        size = shape.height * shape.width
-        return self.each(lambda rng: rng.choice(size, min(count, size), replace=False, shuffle=False), "positions", shape.name)
+    def positions(self, shape: TapShape, count: int, of: str = "source") -> Tensor:
+        """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions.
 
-    def positions_at(self, taps: Sequence[TapShape], count: int) -> tuple[Tensor, ...]:
+        Only such where the image ``of`` ("source" or "target") holds something, in half of what they stand for; all of them if nowhere.
+        """
+        there = iter(self._places(shape, of))
+        size = min(map(len, self._places(shape, of)))
+        return self.each(lambda rng: rng.choice(next(there), min(count, size), replace=False, shuffle=False), "positions", shape.name)
+
+    def positions_at(self, taps: Sequence[TapShape], count: int, of: str = "source") -> tuple[Tensor, ...]:
         """:meth:`positions` at every tap, independent of each other."""
-        return tuple(self.positions(tap, count) for tap in taps)
+        return tuple(self.positions(tap, count, of) for tap in taps)
+
+    def _places(self, shape: TapShape, of: str) -> list[np.ndarray]:
+        """Of every image, those that can be drawn."""
+        size = shape.height * shape.width
+        if of not in self.valid:
+            return [np.arange(size)] * self.images
+        shares = F.adaptive_avg_pool2d(self.valid[of].float(), (shape.height, shape.width)).flatten(1).cpu().numpy()
+        return [found if len(found := np.flatnonzero(share >= 0.5)) else np.arange(size) for share in shares]
 
 
 def gather(features: Tensor, positions: Tensor) -> Tensor:

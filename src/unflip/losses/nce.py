@@ -70,6 +70,8 @@ class PatchNCE(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.source", "features.fake"})
     projects: ClassVar[bool] = True
+    of: ClassVar[str] = "source"
+    """Whose patches are compared."""
 
     @field_validator("negatives", mode="before")
     @classmethod
@@ -77,7 +79,7 @@ class PatchNCE(Term):
         return by_kind(value, NEGATIVES, "negatives")
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[Tensor, ...]:
-        return stream.positions_at(taps, self.patches)
+        return stream.positions_at(taps, self.patches, self.of)
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None
@@ -92,6 +94,7 @@ class IdentityNCE(PatchNCE):
     """PatchNCE between a target image and its own translation, which ought to change nothing."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.target", "features.identity"})
+    of: ClassVar[str] = "target"
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         assert nets.projector is not None

@@ -87,6 +87,8 @@ class Hdce(Term):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.source", "features.fake"})
     projects: ClassVar[bool] = True
+    of: ClassVar[str] = "source"
+    """Whose patches are compared."""
 
     def gamma_at(self, progress: float) -> float:
         """Gamma at ``progress`` in [0, 1]."""
@@ -94,7 +96,7 @@ class Hdce(Term):
         return self.gamma_late if progress > self.late else line
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Relations:
-        positions = stream.positions_at(taps, self.patches)
+        positions = stream.positions_at(taps, self.patches, self.of)
         return Relations(positions, torch.full((), self.gamma_at(stream.progress), device=stream.device))
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
@@ -109,6 +111,7 @@ class IdentityHdce(Hdce):
     """hDCE between a target image and its own translation, which ought to change nothing."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.target", "features.identity"})
+    of: ClassVar[str] = "target"
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         return self._between(step.features["identity"], step.features["target"], drawn, nets)

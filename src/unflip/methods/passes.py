@@ -11,13 +11,14 @@ applies to every view that has what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unflip.data.bands import narrowed, widened
 from unflip.losses.draws import Draws
 from unflip.networks import Generator, Multiscale
 from unflip.networks.multiscale import cut, fuse, halve
@@ -57,78 +58,132 @@ def views(sides: int, turn: Turn, multiscale: bool, size: Size, labels: bool) ->
 
 
 def translate(
-    generators: Mapping[str, Generator | Multiscale], turn: Turn, batch: Batch, draws: Draws, needs: frozenset[str]
+    generators: Mapping[str, Generator | Multiscale],
+    turn: Turn,
+    batch: Batch,
+    draws: Draws,
+    needs: frozenset[str],
+    bands: tuple[int, int] | None = None,
 ) -> dict[str, Step]:
-    """One step in every view."""
+    """One step in every view. ``bands`` of source and target, where a domain has less than its images here, which repeat them."""
     steps: dict[str, Step] = {}
     for side, generator in generators.items():
         source, target = (batch.source, batch.target) if side == FORWARD else (batch.target, batch.source)
         labels = batch.labels if side == FORWARD else None
+        valid = batch.valid if side == FORWARD or batch.valid is None else batch.valid[::-1]
         if draws.flip:
             source, labels = source.flip(-1), None if labels is None else labels.flip(-1)
+            valid = None if valid is None else (valid[0].flip(-1), valid[1])
+        counts = (source.shape[1], target.shape[1]) if bands is None else bands if side == FORWARD else bands[::-1]
+        ends = Ends(source, target, valid, counts[1], labels)
         made: dict[str, Step] = {}
         if isinstance(generator, Multiscale):
             assert draws.windows is not None
-            made[side], made[f"{side}_context"] = two_scales(generator, source, target, labels, draws.windows, draws.flip, needs)
+            made[side], made[f"{side}_context"] = two_scales(generator, ends, draws.windows, draws.flip, needs)
         else:
-            made[side] = one_view(generator, source, target, labels, draws.flip, needs)
+            made[side] = one_view(generator, ends, draws.flip, needs)
             if turn != "none":
                 there, back = TURNS[turn]
-                turned_labels = None if labels is None else there(labels)
-                turned = one_view(generator, there(source), there(target), turned_labels, draws.flip, needs)
+                turned = one_view(generator, ends.each(there), draws.flip, needs)
                 made[f"{side}_turned"] = replace(turned, turned=there(made[side].fake))
                 made[side] = replace(made[side], turned=back(turned.fake))
         if "cycled" in needs:
             inverse = generators[BACKWARD if side == FORWARD else FORWARD].inner
-            made = {name: replace(step, cycled=inverse(step.fake)) for name, step in made.items()}
+            made = {name: replace(step, cycled=finished(inverse(step.fake), counts[0], _of(step.valid, 0))) for name, step in made.items()}
         steps |= made
     return steps
 
 
-def one_view(generator: Generator, source: Tensor, target: Tensor, labels: Tensor | None, flipped: bool, needs: frozenset[str]) -> Step:
-    """The generator's step on ``source`` and ``target`` as they are. ``flipped``: the source is shown mirrored; its features are to be
-    those of the source as it was."""
-    n = len(source)
-    shown = torch.cat([source, target]) if _with_identity(needs) else source
+def valid_in_views(directions: Mapping[str, str], turn: Turn, batch: Batch, windows: Tensor | None) -> dict[str, dict[str, Tensor]]:
+    """Where "source" and "target" of every view hold something; nothing, where all of them do everywhere.
+
+    The source's features are those of the unflipped one; so is this.
+    """
+    if batch.valid is None:
+        return {}
+    found = {}
+    for view, side in directions.items():
+        ends: Iterable[Tensor] = batch.valid if side == FORWARD else batch.valid[::-1]
+        if view.endswith("_turned"):
+            ends = map(TURNS[turn][0], ends)
+        elif view.endswith("_context"):
+            ends = [x[..., ::2, ::2] for x in ends]
+        elif windows is not None:
+            ends = [cut(x, windows, (x.shape[-2] // 2, x.shape[-1] // 2)) for x in ends]
+        found[view] = dict(zip(("source", "target"), ends, strict=True))
+    return found
+
+
+class Ends(NamedTuple):
+    """What a view shows: a source and a target image, and what is known of them."""
+
+    source: Tensor
+    target: Tensor
+    valid: tuple[Tensor, Tensor] | None
+    """Where they hold something."""
+    bands: int
+    """Of translations."""
+    labels: Tensor | None
+    """Of the source."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Ends:
+        """All of them changed alike."""
+        valid = None if self.valid is None else (change(self.valid[0]), change(self.valid[1]))
+        labels = None if self.labels is None else change(self.labels)
+        return Ends(change(self.source), change(self.target), valid, self.bands, labels)
+
+
+def finished(image: Tensor, bands: int, valid: Tensor | None) -> Tensor:
+    """What a generator made, as the domain's images are: with bands that repeat each other alike, and 0 where it has nothing to show."""
+    image = widened(narrowed(image, bands), image.shape[1])
+    return image if valid is None else torch.where(valid, image, 0.0)
+
+
+def one_view(generator: Generator, ends: Ends, flipped: bool, needs: frozenset[str]) -> Step:
+    """The generator's step on ``ends`` as they are. ``flipped``: the source is shown mirrored; its features are to be those of the source
+    as it was."""
+    n = len(ends.source)
+    shown = torch.cat([ends.source, ends.target]) if _with_identity(needs) else ends.source
     images, taken = generator.run(shown)
-    fake, identity = _split(images, n)
-    step = Step(source, target, fake, identity if len(identity) else None, labels=labels)
-    return _with_features(generator, step, [_split(f, n) for f in taken], flipped, needs)
+    return _with_features(generator, _made(ends, images), [_split(f, n) for f in taken], flipped, needs)
 
 
-def two_scales(
-    generator: Multiscale,
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor | None,
-    windows: Tensor,
-    flipped: bool,
-    needs: frozenset[str],
-) -> tuple[Step, Step]:
+def two_scales(generator: Multiscale, ends: Ends, windows: Tensor, flipped: bool, needs: frozenset[str]) -> tuple[Step, Step]:
     """The plain step, on windows ``(N, C, H/2, W/2)`` at full resolution fused with the context, and the context's own step.
 
     Both views are of one size, so that the generator runs once on all of them.
     """
-    n, (height, width) = len(source), source.shape[-2:]
-    ends = (source, target) if _with_identity(needs) else (source,)
-    sharp = [cut(x, windows, (height // 2, width // 2)) for x in (source, target)]
-    small = [halve(x) for x in (source, target)]
-    images, taken = generator.inner.run(torch.cat([*sharp[: len(ends)], *small[: len(ends)]]))
-    details, contexts = images.split(n * len(ends))
-    share = generator.trust(taken[-1][n * len(ends) :], (height, width))
-    fused = fuse(contexts, share, details, windows.repeat(len(ends), 1))
+    n, (height, width) = len(ends.source), ends.source.shape[-2:]
+    sharp = ends.each(lambda x: cut(x, windows, (height // 2, width // 2)))
+    small = ends.each(lambda x: x[..., ::2, ::2])._replace(source=halve(ends.source), target=halve(ends.target))
+    if small.valid is not None:
+        source, target = (torch.where(valid, x, 0.0) for x, valid in zip((small.source, small.target), small.valid, strict=True))
+        small = small._replace(source=source, target=target)
+    shown = 2 if _with_identity(needs) else 1
+    images, taken = generator.inner.run(torch.cat([*(sharp.source, sharp.target)[:shown], *(small.source, small.target)[:shown]]))
+    details, contexts = images.split(n * shown)
+    if small.valid is not None:  # before it is enlarged, and mixed with its surroundings
+        contexts = torch.where(torch.cat(small.valid[:shown]), contexts, 0.0)
+    share = generator.trust(taken[-1][n * shown :], (height, width))
+    fused = fuse(contexts, share, details, windows.repeat(shown, 1))
 
     steps = []
-    for k, ((source, target), made) in enumerate(((sharp, fused), (small, contexts))):
-        fake, identity = _split(made, n)
-        step = Step(source, target, fake, identity if len(ends) == 2 else None)
-        here = [_split(f, n * len(ends))[k] for f in taken]
-        steps.append(_with_features(generator.inner, step, [_split(f, n) for f in here], flipped, needs))
-    plain, context = replace(steps[0], detail=details[:n]), steps[1]
-    if labels is not None:
-        plain = replace(plain, labels=cut(labels, windows, (height // 2, width // 2)))
-        context = replace(context, labels=labels[:, ::2, ::2])
-    return plain, context
+    for k, (view, made) in enumerate(((sharp, fused), (small, contexts))):
+        here = [_split(f, n * shown)[k] for f in taken]
+        steps.append(_with_features(generator.inner, _made(view, made), [_split(f, n) for f in here], flipped, needs))
+    return replace(steps[0], detail=finished(details[:n], ends.bands, _of(sharp.valid, 0))), steps[1]
+
+
+def _made(ends: Ends, images: Tensor) -> Step:
+    """The step of translations, and of what was made of target images where they were shown, too."""
+    fake, identity = _split(images, len(ends.source))
+    fake = finished(fake, ends.bands, _of(ends.valid, 0))
+    kept = finished(identity, ends.bands, _of(ends.valid, 1)) if len(identity) else None
+    return Step(ends.source, ends.target, fake, kept, labels=ends.labels, valid=ends.valid)
+
+
+def _of(valid: tuple[Tensor, Tensor] | None, end: int) -> Tensor | None:
+    return None if valid is None else valid[end]
 
 
 def _split(x: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from unflip.losses.adversarial import Adversarial, discriminator_loss
 from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.objective import evaluate, needs
 from unflip.losses.precision import at_least_float32, full_precision
-from unflip.methods.passes import BACKWARD, FORWARD, SIDES, translate
+from unflip.methods.passes import BACKWARD, SIDES, translate, valid_in_views
 from unflip.methods.recipe import Recipe
 from unflip.networks import Generator
 from unflip.networks.blocks import detached
@@ -30,6 +30,8 @@ class GeneratorPlayer(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.terms = recipe.terms
+        self.bands = channels
+        channels = (max(channels),) * 2  # of images, which repeat their bands where the other domain has more
         self.generators = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
         self.own = nn.ModuleDict()
@@ -37,8 +39,7 @@ class GeneratorPlayer(nn.Module):
         self.directions = {name: view.direction for name, view in views.items()}
         self.game = _adversarial(recipe).form
         for side in SIDES[recipe.sides]:
-            ends = channels if side == FORWARD else channels[::-1]
-            self.generators[side] = build(recipe.generator, recipe.multiscale, *ends, torch_rng(seed, "init", "generator", side))
+            self.generators[side] = build(recipe.generator, recipe.multiscale, *channels, torch_rng(seed, "init", "generator", side))
             taps = self.inner(side).taps
             if recipe.projector is not None:
                 widths = [tap.channels for tap in taps]
@@ -47,7 +48,7 @@ class GeneratorPlayer(nn.Module):
                 if term.weight == 0 or not any(term.needs <= view.provides for view in views.values() if view.direction == side):
                     continue
                 with torch.random.fork_rng(devices=[]):
-                    own = term.build(Site(taps, ends, torch_rng(seed, "init", name, side)))
+                    own = term.build(Site(taps, channels, torch_rng(seed, "init", name, side)))
                 if own is not None:
                     self.own[f"{side}_{name}"] = own
 
@@ -60,16 +61,17 @@ class GeneratorPlayer(nn.Module):
     def draw(self, weights: Mapping[str, float], batch: Batch, size: Size, *, seed: int, progress: float) -> Draws:
         """All random choices of one step with crops of ``size``, for the active terms in every view that they apply to."""
 
-        def stream(*path: str, device: torch.device = batch.source.device) -> Stream:
-            return Stream(seed, path, batch.first, len(batch.source), device, batch.step, progress)
+        def stream(*path: str, device: torch.device = batch.source.device, valid: Mapping[str, Tensor] = {}) -> Stream:
+            return Stream(seed, path, batch.first, len(batch.source), device, batch.step, progress, valid)
 
+        flip = self.recipe.flip_equivariance and bool(stream("flip").once().integers(2))
+        windows = self._windows(stream("window", device=torch.device("cpu")), size) if self.recipe.multiscale else None
+        valid = valid_in_views(self.directions, self.recipe.turn, batch, windows)
         drawn: dict[str, dict[str, Any]] = {}
         for name, view in self.recipe.views(size, batch.labels is not None).items():
             shapes = tuple(TapShape(tap.name, *tap.shape(view.size.height, view.size.width)) for tap in self.inner(view.direction).taps)
             applying = [term for term in weights if self.terms[term].needs <= view.provides]
-            drawn[name] = {term: self.terms[term].draw(stream(term, name), shapes) for term in applying}
-        flip = self.recipe.flip_equivariance and bool(stream("flip").once().integers(2))
-        windows = self._windows(stream("window", device=torch.device("cpu")), size) if self.recipe.multiscale else None
+            drawn[name] = {term: self.terms[term].draw(stream(term, name, valid=valid.get(name, {})), shapes) for term in applying}
         return Draws(flip, drawn, windows)
 
     def _windows(self, stream: Stream, size: Size) -> Tensor:
@@ -84,7 +86,7 @@ class GeneratorPlayer(nn.Module):
         """The total to minimize, its parts, and what each view's discriminator is to tell apart, (target, translation); all but the total
         detached."""
         generators, projectors, own = (dict[str, Any](networks.items()) for networks in (self.generators, self.projectors, self.own))
-        steps = translate(generators, self.recipe.turn, batch, draws, needs(self.terms, weights))
+        steps = translate(generators, self.recipe.turn, batch, draws, needs(self.terms, weights), self.bands)
 
         def nets(view: str, term: str) -> Nets:
             side = self.directions[view]
@@ -92,7 +94,7 @@ class GeneratorPlayer(nn.Module):
             return Nets(self.inner(side), projectors.get(side), discriminators[view], mine, self.game, side == BACKWARD)
 
         total, parts = evaluate(self.terms, weights, steps, draws.terms, nets)
-        return total, parts, {view: (step.target, step.fake.detach()) for view, step in steps.items()}
+        return total, parts, {view: (step.shared(step.target), step.shared(step.fake.detach())) for view, step in steps.items()}
 
 
 class DiscriminatorPlayer(nn.Module):
@@ -102,9 +104,8 @@ class DiscriminatorPlayer(nn.Module):
         super().__init__()
         self.game = _adversarial(recipe).form
         self.networks = nn.ModuleDict()
-        for name, view in recipe.views(Size(4, 4)).items():
-            seen = channels[1] if view.direction == FORWARD else channels[0]
-            self.networks[name] = recipe.discriminator.build(seen, torch_rng(seed, "init", "discriminator", name))
+        for name in recipe.views(Size(4, 4)):
+            self.networks[name] = recipe.discriminator.build(max(channels), torch_rng(seed, "init", "discriminator", name))
 
     def frozen(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The discriminators as the generators' opponents: functions with fixed weights."""

@@ -14,7 +14,6 @@ import numpy as np
 
 import unflip
 from unflip.data.folders import find_images, same_folder
-from unflip.data.images import read_rgb
 from unflip.data.inventory import Inventory, take_inventory
 from unflip.data.labels import Classes, match_labels, read_classes, survey_labels
 from unflip.data.shares import ClassShares, Floats, count, gather, label_shares
@@ -71,7 +70,9 @@ def audit(
         known = reader.classes
 
     paths = {side: find_images(where[side]) for side in SIDES}
-    maps = {side: dict(zip(paths[side], match_labels(paths[side], where[side], of), strict=True)) for side, of in labels.items() if of}
+    maps = {
+        side: dict(zip(paths[side], match_labels(paths[side], where[side], of, known), strict=True)) for side, of in labels.items() if of
+    }
     found = {side: _inventory(side, where[side], paths[side], progress) for side in SIDES}
     files = {side: describe(where[side], found[side]) for side in SIDES}
     both = shared(found["source"], found["target"])
@@ -155,7 +156,7 @@ def _shares(
 
         def read(reader: Reader) -> Iterator[Floats]:
             for done, entry in enumerate(entries, start=1):
-                yield count(reader(read_rgb(entry.path)), classes)
+                yield count(reader(found.view(entry.path)), classes)
                 bar.show(done)
 
         return gather(read(reader))
@@ -171,10 +172,16 @@ def _write(result: Audit, found: dict[str, Inventory], classes: Classes | None, 
     for side in SIDES:
         seen = found[side].seen
         chosen = [seen[i * len(seen) // SHOWN] for i in range(SHOWN)] if len(seen) > SHOWN else seen
-        examples.append(Shown(side, [(one.entry.path.name, read_rgb(one.entry.path)) for one in chosen]))
+        examples.append(Shown(side, [(one.entry.path.name, found[side].view(one.entry.path)) for one in chosen]))
     copies = [
-        Shown(f"{title}: look {how} alike", [(Path(path).name, read_rgb(Path(path))) for path in pair])
-        for title, of in (("source", result.source.copies), ("target", result.target.copies), ("source and target", result.both))
+        Shown(
+            f"{title}: look {how} alike", [(Path(path).name, found[side].view(Path(path))) for path, side in zip(pair, sides, strict=True)]
+        )
+        for title, of, sides in (
+            ("source", result.source.copies, ("source", "source")),
+            ("target", result.target.copies, ("target", "target")),
+            ("source and target", result.both, SIDES),
+        )
         for how, _, *pair in _copies(of)
     ]
     palette = dict(zip(classes.names, classes.palette, strict=True)) if classes else {}

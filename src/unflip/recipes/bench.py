@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import unflip
+from unflip.data.bands import RGB
 from unflip.data.transforms import to_image, to_network
 from unflip.devices import choose_precision, peak_memory
 from unflip.engine.launch import launch, machine
@@ -23,7 +24,6 @@ from unflip.methods import METHODS
 from unflip.modelfolder import Model, ModelConfig
 from unflip.networks.chain import uncompiled
 from unflip.progress import Bar
-from unflip.recipes.models import CHANNELS
 from unflip.runs import RunConfig, collect, validate
 from unflip.types import Batch
 
@@ -63,14 +63,14 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
     fabric = launch(config.device, config.precision)
     device = fabric.device
     before = peak_memory(device)
-    training = assemble(_measured(config), CHANNELS, fabric)
+    training = assemble(_measured(config), (RGB, RGB), fabric)
     batches = [_batch(config, i) for i in range(WARM + steps + 1)]
     with Bar("measuring", 2 * (WARM + steps), quiet=not progress) as bar:
         times = _timed(lambda i: play(training, batches[i]), steps, device, bar, 0)
         after = peak_memory(device)
         translate = _translation(training, config)
         translations = _timed(lambda i: translate(batches[i].source), steps, device, bar, WARM + steps)
-    plain = assemble(training.config.model_copy(update={"compile": "off"}), CHANNELS, fabric)  # what is recorded counts nothing
+    plain = assemble(training.config.model_copy(update={"compile": "off"}), (RGB, RGB), fabric)  # what is recorded counts nothing
     counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: translate(batches[-1].source), training.compiled)
 
     peak = matrix_peak(device, torch.bfloat16 if choose_precision(config.precision, device) == "bf16" else torch.float32)

@@ -117,7 +117,7 @@ def compare(
         "test_target": absolute(judged["target"]),
         "segmenter": absolute(segmenter),
         "segmenter_weights": digest(segmenter),
-        "classes": absolute(classes),
+        "classes": absolute(classes and str(classes)),  # or a known set's name
         "features": features,
         "real_images": absolute(real_images),
         "real_labels": absolute(real_labels),
@@ -207,7 +207,7 @@ def _run(job: Job, test_source: Path, judge: Callable[..., Any], device: str, pr
     if job.config is not None and not translated.exists():  # there are translations of complete runs only
         make_folder(job.folder)
         train_apart(job.config, job.run, progress=progress)
-    outcome = translate_folder(load(job.run, device=device), test_source, translated, progress=progress)
+    outcome = translate_folder(load(job.run, device=device), test_source, translated, annotations="none", progress=progress)
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} test images cannot be translated: {outcome.failed[0]}")
     _evaluate_once(job.folder, partial(judge, translated, source=test_source))

@@ -114,7 +114,7 @@ def _table(rows: Sequence[Row], wanted: Callable[[Column], bool]) -> Table:
 def _pictures(methods: Sequence[Row], sources: Path, labels: Path, classes: Classes) -> list[Pictures]:
     """Evenly spaced test images: source, label, and the translation of each method."""
     paths = find_images(sources)
-    names, maps = relative_names(paths, sources), match_labels(paths, sources, labels)
+    names, maps = relative_names(paths, sources), match_labels(paths, sources, labels, classes)
     shown = []
     for i in np.unique(np.linspace(0, len(paths) - 1, SHOWN).round().astype(int)).tolist():
         ids = read_labels(maps[i], classes)

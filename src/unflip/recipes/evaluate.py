@@ -106,7 +106,7 @@ def evaluate(
         reference: images that the translations ought to be, pixel by pixel.
         real_images, real_labels: on which to see what the segmenter confuses anyway; default: the held-out images of its training.
         clips, source_clips: translated videos, or a folder of frames for each, and their sources, to see whether they flicker.
-        classes: the classes.json of the labels; default: the segmenter's classes.
+        classes: the classes.json of the labels, or a known set's name; default: the segmenter's classes.
         features: the network in whose features realism is measured, as :func:`unflip.evaluation.features.feature_network` has it.
         lpips: measure LPIPS to the source, too; its weights are downloaded once.
         require: values that metrics must reach: at least, or at most where less is better.

@@ -16,8 +16,6 @@ from unflip.engine.trainer import Training
 from unflip.methods import METHODS
 from unflip.recipes.validate import Choice, Point, choose, rule
 
-CHANNELS = (3, 3)
-
 
 @dataclass
 class Models:
@@ -97,7 +95,8 @@ class Models:
         return modelfolder.ModelConfig(
             generator=config.generator,
             multiscale=config.multiscale,
-            channels=CHANNELS,
+            source=training.bands[0],
+            target=training.bands[1],
             sides=config.sides,
             resize=config.data.resize,
             provenance={

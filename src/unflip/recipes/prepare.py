@@ -15,18 +15,19 @@ from torch import nn
 from unflip import modelfolder
 from unflip.data.folders import Entry, find_images, same_folder, survey
 from unflip.data.labels import Labels, match_labels, survey_labels
+from unflip.data.measure import find_bands
 from unflip.data.pairs import Images, Pairs
 from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
 from unflip.engine.team import Team
-from unflip.engine.trainer import Training, assemble
+from unflip.engine.trainer import Training, assemble, seen_by_networks
 from unflip.errors import UserError
 from unflip.files import disk_errors
 from unflip.losses import Term
 from unflip.methods.passes import FORWARD
 from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
-from unflip.recipes.models import CHANNELS, Models
+from unflip.recipes.models import Models
 from unflip.recipes.validate import Validator
 from unflip.runs import RunConfig, from_yaml, leaves
 from unflip.tensors import load_exactly, read_tensors
@@ -67,14 +68,16 @@ def prepare(
             raise UserError(f"term {torn[0]} compares the images of a batch, and cannot be shared by several processes; start one")
         workers = _workers(config, fabric)
         entries = _survey(config, progress)
-        store = {side: Images(found, config.data.resize, config.data.cache, shared=workers > 0) for side, found in entries.items()}
+        bands = {side: find_bands(found, getattr(config.data, f"{side}_bands"), side) for side, found in entries.items()}
+        store = {side: Images(found, config.data.resize, config.data.cache, workers > 0, bands[side]) for side, found in entries.items()}
         labels = _labels(config, entries["source"], progress, shared=workers > 0)
         pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
-        validator = Validator(config, entries["source"], fabric.device, progress) if config.validates and team.leads else None
+        judges = config.validates and team.leads
+        validator = Validator(config, entries["source"], fabric.device, progress, bands["source"]) if judges else None
         config = _measured(config, pairs)
         if resume and team.leads:
             _refuse_another(out, config)
-    training = assemble(config, CHANNELS, fabric, team)
+    training = assemble(config, (bands["source"], bands["target"]), fabric, team)
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))
     training.images = team.share(_digest(entries, validator) if validator else images)
@@ -95,9 +98,14 @@ def prepare(
 
 def fixed_images(pairs: Pairs) -> Batch:
     """The images that every sample grid shows."""
-    items = [pairs[i] for i in range(min(SAMPLES, len(pairs)))]
-    source, target = (to_network(torch.stack(images)) for images in zip(*((s, t) for s, t, _ in items), strict=True))
-    return Batch(source, target, 0, 0)
+    return _first(pairs, SAMPLES)
+
+
+def _first(pairs: Pairs, count: int) -> Batch:
+    """The first crops, as the networks see them."""
+    items = [pairs[i][:2] for i in range(min(count, len(pairs)))]
+    source, target = (to_network(torch.stack(images)) for images in zip(*items, strict=True))
+    return seen_by_networks(Batch(source, target, 0, 0), (pairs.source.bands, pairs.target.bands))
 
 
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
@@ -142,7 +150,7 @@ def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool
     data = config.data
     if data.source_labels is None or data.classes is None:
         return None
-    paths = match_labels([image.path for image in images], data.source, data.source_labels)
+    paths = match_labels([image.path for image in images], data.source, data.source_labels, data.classes)
     with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
         found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
     return Labels(found.entries, data.classes, data.resize, data.cache, shared)
@@ -155,9 +163,8 @@ def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
         return config
     size = config.views(config.size)[FORWARD].size
     top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
-    items = [pairs[i][:2] for i in range(min(MEASURED, len(pairs)))]
-    stacks = (torch.stack([item[k][:, top : top + size.height, left : left + size.width] for item in items]) for k in (0, 1))
-    crops = dict(zip(("source", "target"), map(to_network, stacks), strict=True))
+    first = _first(pairs, MEASURED)
+    crops = {side: getattr(first, side)[..., top : top + size.height, left : left + size.width] for side in ("source", "target")}
     return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
 
 
@@ -200,6 +207,9 @@ def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> N
     """Take the weights of another run's model (its moving average, and its projector) as the first ones."""
     folder = modelfolder.find(path)
     config = modelfolder.read_config(folder)
+    here = max(bands.count for bands in training.bands)
+    if config.channels != here:
+        raise UserError(f"--init {path} is of images with {config.channels} bands, and these have {here}; start from another model")
     tensors = read_tensors(folder / modelfolder.WEIGHTS, config.files.get(modelfolder.WEIGHTS))
     for networks in (training.generator.generators, training.ema.network):
         inner = nn.ModuleDict({side: network.inner for side, network in networks.items()})  # type: ignore[operator,union-attr]

@@ -13,9 +13,9 @@ from torch import nn
 import unflip
 from unflip.config import problem
 from unflip.data.folders import Entry, find_images, survey
-from unflip.data.images import parse_resize
 from unflip.data.labels import Classes, Labels, Surveyed, match_labels, read_classes, survey_labels
 from unflip.data.pairs import Images
+from unflip.data.resize import parse_resize
 from unflip.engine.launch import launch, machine
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
@@ -152,7 +152,7 @@ def _survey(folder: Path, progress: bool) -> list[Entry]:
 
 
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
-    paths = match_labels([entry.path for entry in entries], images, labels)
+    paths = match_labels([entry.path for entry in entries], images, labels, classes)
     with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
         return Part(entries, survey_labels(paths, entries, classes, lambda done, total: bar.show(done)))
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unflip.data.bands import RGB, Bands
 from unflip.data.folders import Entry, find_images, same_folder, survey
+from unflip.data.images import Array
 from unflip.data.labels import Labels, match_labels, survey_labels
 from unflip.data.pairs import Images
 from unflip.errors import UserError
@@ -94,13 +96,16 @@ def spread(count: int, most: int) -> list[int]:
 class Validator:
     """Judges a model by its translations of a run's validation images: the same ones whenever it is called, and in every run.
 
-    ``trained``: the source images that the run sees. Nothing here draws a random number or touches the run's networks but for reading them.
+    ``trained``: the source images that the run sees, stored as ``bands`` says. Nothing here draws a random number or touches the run's
+    networks but for reading them.
 
     Raises:
         UserError: what is needed is not all given, does not match, cannot be read or is too little.
     """
 
-    def __init__(self, config: RunConfig, trained: Iterable[Entry], device: torch.device, progress: bool = True) -> None:
+    def __init__(
+        self, config: RunConfig, trained: Iterable[Entry], device: torch.device, progress: bool = True, bands: Bands = RGB
+    ) -> None:
         data, settings = config.data, config.validation
         assert data.val_source is not None and data.val_labels is not None and settings.segmenter is not None
         model = load_segmenter(settings.segmenter.as_posix(), device)  # a hub id has slashes on every system
@@ -108,12 +113,12 @@ class Validator:
         paths = find_images(data.val_source)
         if len(paths) < 2:
             raise UserError(f"one validation image only, {paths[0]}; give at least two")
-        maps = match_labels(paths, data.val_source, data.val_labels)
+        maps = match_labels(paths, data.val_source, data.val_labels, self.reader.classes)
         picked = spread(len(paths), settings.images)
         with Bar("checking validation labels", len(picked), quiet=not progress or len(picked) < 500) as bar:
             entries = survey([paths[i] for i in picked])
             labels = survey_labels([maps[i] for i in picked], entries, self.reader.classes, lambda done, _: bar.show(done))
-        self.images = Images(entries, data.resize, data.cache, shared=False)
+        self.images = Images(entries, data.resize, data.cache, shared=False, bands=bands)
         self.labels = Labels(labels.entries, self.reader.classes, cache=data.cache, shared=False)
         self.sizes = [(entry.width, entry.height) for entry in entries]
         self.network = None if data.val_target is None else feature_network("segmenter", model, device)
@@ -132,7 +137,7 @@ class Validator:
         """Do what is done once, and try the largest image, so that what is too large for the device is found before the training."""
         largest = max(range(len(self)), key=lambda i: math.prod(self.images.sizes[i]))
         try:
-            image = translator.pixels(self.images[largest].numpy(), self.sizes[largest])
+            image = self._translated(translator, largest)
             self.reader(image)
             if self.network is not None:
                 self.network(image)
@@ -146,7 +151,7 @@ class Validator:
 
     def __call__(self, translator: Translator, seen: int, progress: Callable[[int], None] = lambda done: None) -> Point:
         """Judge the translations that ``translator`` gives of the images, at their own sizes; after :meth:`prepare`."""
-        translations = (translator.pixels(self.images[i].numpy(), self.sizes[i]) for i in range(len(self)))
+        translations = (self._translated(translator, i) for i in range(len(self)))
         reading, mine = judge(translations, lambda i: self.labels[i].numpy(), len(self), self.reader, self.network, progress)
         counts, real = reading.total, self.reader.held_out
         excess = math.nan if real is None else float(excess_flip_rate(counts, real.total))
@@ -158,6 +163,10 @@ class Validator:
             excess_flip_rate=None if math.isnan(excess) else excess,
             frechet=None if mine is None or self._theirs is None else frechet(mine, self._theirs),
         )
+
+    def _translated(self, translator: Translator, i: int) -> Array:
+        """As an 8-bit segmenter sees it."""
+        return translator.target.view(translator.decoded(self.images[i], self.sizes[i]))
 
     def _remarks(self, config: RunConfig, trained: Iterable[Entry]) -> list[str]:
         """What readers of the numbers must know."""

@@ -1,0 +1,94 @@
+"""What the images of a domain have in common, found before training: bands, depth, and the range of their values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unflip.data.bands import FULL, Bands, GivenBands, Kind, Range
+from unflip.data.folders import Entry
+from unflip.data.images import read
+from unflip.errors import UserError
+from unflip.seeding import numpy_rng
+
+LOOKED_AT = 100
+"""Images whose values are looked at, evenly spread."""
+PERCENTILES = (0.1, 99.9)
+"""Of deep images, where no others are given."""
+VALUES = 20_000
+"""Pixels of each that count."""
+
+
+def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
+    """How a domain's images are stored; where they differ in what cannot be brought together, ``UserError`` says so.
+
+    8-bit images are color, unless all are gray; others must all be of one kind. Ranges are those of :class:`unflip.data.bands.GivenBands`.
+    """
+    kinds = Counter((entry.kind.depth, entry.kind.bands) for entry in entries)
+    if all(depth == "uint8" and count in (1, 3) for depth, count in kinds):
+        found = given.count or max(count for _, count in kinds)
+        if found not in (1, 3):
+            raise UserError(f"{side} images are 8-bit gray or color, and data.{side}_bands.count asks for {found} bands; use 1 or 3")
+        bands = Bands(count=found)
+    else:
+        bands = Bands(count=_alike(entries, given, side).bands, depth=next(iter(kinds))[0], ranges=(FULL[next(iter(kinds))[0]],))
+    nodata = given.nodata if given.nodata is not None else _one_nodata(entries, side)
+    masked = nodata is not None or bands.depth == "float32"
+    bands = bands.model_copy(update={"nodata": nodata, "masked": masked})
+    if given.ranges is not None:
+        checked = len(given.ranges)
+        if checked not in (1, bands.count):
+            raise UserError(f"data.{side}_bands.ranges: {checked} for {bands.count} bands; give one pair for each, or one for all")
+        bands = bands.model_copy(update={"ranges": given.ranges})
+    measured = given.ranges is None and (bands.depth != "uint8" or given.percentiles is not None)
+    transparent = not masked and any(entry.kind.alpha for entry in entries)
+    if not measured and not transparent:
+        return bands
+    ranges, holes = _look(entries, bands.model_copy(update={"masked": True}), given, side)
+    return bands.model_copy(update={"masked": masked or holes} | ({"ranges": ranges} if measured else {}))
+
+
+def _alike(entries: Sequence[Entry], given: GivenBands, side: str) -> Kind:
+    first = entries[0]
+    for entry in entries:
+        if entry.kind[:2] != first.kind[:2]:
+            what = f"{first.path} is {first.kind} and {entry.path} is {entry.kind}"
+            raise UserError(f"{side} images are not of one kind: {what}; convert them, or name folders of one kind")
+    if given.count is not None and given.count != first.kind.bands:
+        raise UserError(f"{side} images are {first.kind}, and data.{side}_bands.count asks for {given.count}; leave it out")
+    return first.kind
+
+
+def _one_nodata(entries: Sequence[Entry], side: str) -> float | None:
+    values = {entry.kind.nodata for entry in entries} - {None}
+    if len(values) > 1:
+        listed = ", ".join(f"{value:g}" for value in sorted(values))  # type: ignore[type-var]
+        raise UserError(f"{side} images have different values for nodata ({listed}); make them one, or name data.{side}_bands.nodata")
+    return values.pop() if values else None
+
+
+def _look(entries: Sequence[Entry], bands: Bands, given: GivenBands, side: str) -> tuple[tuple[Range, ...], bool]:
+    """The ranges of the bands, and whether any image has pixels that hold nothing."""
+    count = min(len(entries), LOOKED_AT)
+    samples: list[NDArray[np.float32]] = []
+    holes = False
+    for k in range(count):
+        image = read(entries[k * len(entries) // count].path, bands=bands)
+        holes |= image.valid is not None
+        values = image.pixels.reshape(-1, bands.count) if image.valid is None else image.pixels[image.valid]
+        if len(values) > VALUES:
+            values = values[numpy_rng(0, "ranges", k).integers(len(values), size=VALUES)]
+        samples.append(values.astype(np.float32))
+    together = np.concatenate(samples)
+    if not len(together):
+        raise UserError(f"none of {count} {side} images that were looked at holds anything but nodata; check data.{side}_bands.nodata")
+    low, high = np.percentile(together, given.percentiles or PERCENTILES, axis=0)
+    ranges = []
+    for k in range(bands.count):
+        if not np.float32(low[k]) < np.float32(high[k]):
+            raise UserError(f"band {k + 1} of the {side} images is {low[k]:g} everywhere; give data.{side}_bands.ranges")
+        ranges.append((float(low[k]), float(high[k])))
+    return tuple(ranges), holes

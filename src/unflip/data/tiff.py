@@ -1,0 +1,245 @@
+"""TIFF files of any depth and any number of bands, read and written in windows: the memory that it takes does not grow with the image."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from unflip.data.bands import Depth, Pixels
+from unflip.errors import UserError
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF files."""
+
+NODATA = 42113
+"""GDAL's tag of the value that stands for nothing."""
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+"""The tags of a GeoTIFF that say where on Earth its pixels are: scale, tie points, transformation, and the keys of the reference system."""
+
+BANDS = "SCIQ"
+"""Axes of a TIFF that are bands; tifffile calls I and Q what a file does not explain."""
+
+TILE = 256
+CACHE = 2**28
+"""Bytes of decoded strips and tiles that are kept: a row of windows reads each of them again and again."""
+
+
+class Tag(NamedTuple):
+    """Of a TIFF file, as it is copied to another."""
+
+    code: int
+    kind: int
+    length: int
+    value: Any
+
+
+class Tiff:
+    """An open TIFF file: its first image, whatever that holds. Raises ``UserError`` (without a path) where it holds no image like ours."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = tifffile.TiffFile(file)
+        series = self.file.series[0]
+        sizes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
+        others = [axis for axis in sizes if axis not in "YX"]
+        if "Y" not in sizes or "X" not in sizes or len(others) > 1 or not set(others) <= set(BANDS):
+            shape = "x".join(map(str, series.shape))
+            raise UserError(f"a stack of images ({series.axes}, {shape})")
+        samples = sizes[others[0]] if others else 1
+        page = self.page = series.keyframe
+        self.height, self.width = int(sizes["Y"]), int(sizes["X"])
+        self.dtype = np.dtype(page.dtype or np.void)
+        self.depth = depth_of(self.dtype)
+        self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype.kind == "u"
+        frames: list[Any] = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
+        self.pages = [list(zip(frame.dataoffsets, frame.databytecounts, strict=True)) for frame in frames]
+        """Of every page, where its strips or tiles are, and how long."""
+        extra = [int(kind) for kind in page.extrasamples]
+        self.alpha = len(self.pages) == 1 and bool(extra) and extra[-1] in (1, 2)
+        self.count = samples - self.alpha
+        photometric = tifffile.PHOTOMETRIC
+        everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
+        self.pillow = self.dtype.itemsize == 1 and len(self.pages) == 1 and everyday.get(self.count, False)
+        """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
+        if not self.pillow and page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise UserError("a palette deeper than 8 bits")
+        self.nodata = nodata_of(page)
+        self.orientation = int(page.tags.valueof(274, 1))
+        self.georeference = tuple(
+            Tag(code, tag.dtype, tag.count, tag.value) for code in GEOREFERENCE if (tag := page.tags.get(code)) is not None
+        )
+        self.kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    @property
+    def windows(self) -> bool:
+        """Whether a part can be read without decoding all of it."""
+        return self._raw(0) or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
+
+    def whole(self, size: int) -> bool:
+        """Whether all pixels lie within the ``size`` bytes of the file."""
+        return all(offset + count <= size for page in self.pages for offset, count in page)
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> tuple[Pixels, NDArray[Any] | None]:
+        """Rows ``top`` to ``bottom`` - 1 and columns ``left`` to ``right`` - 1: ``(h, w, C)`` of :attr:`depth`, and alpha ``(h, w)``."""
+        with self.lock:
+            parts = [self._part(k, top, left, bottom, right) for k in range(len(self.pages))]
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        if self.inverted:
+            x = np.iinfo(self.dtype).max - x
+        if x.dtype == bool:
+            x = x.astype(np.uint8) * 255
+        alpha = x[..., -1] if self.alpha else None
+        pixels = np.ascontiguousarray(x[..., : self.count], dtype=self.depth)
+        return pixels, alpha
+
+    def _part(self, number: int, top: int, left: int, bottom: int, right: int) -> NDArray[Any]:
+        """Of one page, ``(h, w, samples)``."""
+        page, samples = self.page, self.page.samplesperpixel
+        out = np.empty((bottom - top, right - left, samples), dtype=self.dtype)
+        if self._raw(number):
+            self._copy_rows(number, out, top, left)
+            return out
+        planes = samples if page.planarconfig == 2 else 1
+        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
+        across, down = -(-self.width // wide), -(-self.height // high)
+        for plane in range(planes):
+            for row in range(top // high, -(-bottom // high)):
+                for column in range(left // wide, -(-right // wide)):
+                    piece = self._segment(number, (plane * down + row) * across + column)
+                    y, x = row * high, column * wide
+                    y0, y1, x0, x1 = max(top, y), min(bottom, y + high), max(left, x), min(right, x + wide)
+                    bands = slice(plane, plane + 1) if planes > 1 else slice(None)
+                    given = 0 if piece is None else piece[y0 - y : y1 - y, x0 - x : x1 - x]
+                    out[y0 - top : y1 - top, x0 - left : x1 - left, bands] = given
+        return out
+
+    def _raw(self, number: int) -> bool:
+        """Whether the pixels of a page lie in the file as they are, in one piece."""
+        page, pieces = self.page, self.pages[number]
+        plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled and self.dtype.kind != "b"
+        return plain and all(a + length == b for (a, length), (b, _) in itertools.pairwise(pieces))
+
+    def _copy_rows(self, number: int, out: NDArray[Any], top: int, left: int) -> None:
+        """Straight from the file."""
+        stored = self.dtype.newbyteorder(self.file.byteorder)
+        planes = out.shape[2] if self.page.planarconfig == 2 else 1
+        each = out.shape[2] // planes
+        wide = out.shape[1] * each
+        for plane in range(planes):
+            for row in range(out.shape[0]):
+                before = ((plane * self.height + top + row) * self.width + left) * each * stored.itemsize
+                self.file.filehandle.seek(self.pages[number][0][0] + before)
+                data = self.file.filehandle.read(wide * stored.itemsize)
+                values = np.frombuffer(data, stored, wide).reshape(-1, each)
+                out[row, :, plane * each : (plane + 1) * each] = values
+
+    def _segment(self, number: int, index: int) -> NDArray[Any] | None:
+        """A decoded strip or tile ``(h, w, samples)``; None where a sparse file has none."""
+        key = (number, index)
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key]
+        page, (offset, count) = self.page, self.pages[number][index]
+        if count == 0:
+            return None
+        self.file.filehandle.seek(offset)
+        data = self.file.filehandle.read(count)
+        found, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        assert found is not None  # there are bytes
+        piece: NDArray[Any] = found[0]
+        self.kept[key] = piece
+        total = sum(each.nbytes for each in self.kept.values())
+        while total > CACHE and len(self.kept) > 1:
+            total -= self.kept.popitem(last=False)[1].nbytes
+        return piece
+
+
+def depth_of(dtype: np.dtype[Any]) -> Depth:
+    """As what values are taken; ``UserError`` where they are no numbers like ours."""
+    if dtype in (np.uint8, np.bool_):
+        return "uint8"
+    if dtype == np.uint16:
+        return "uint16"
+    if dtype.kind in "iuf":
+        return "float32"
+    raise UserError(f"values of type {dtype}")
+
+
+def nodata_of(page: Any) -> float | None:
+    """What GDAL's tag says, if there is one that makes sense."""
+    tag = page.tags.get(NODATA)
+    try:
+        value = float(str(tag.value).strip().strip("\0")) if tag is not None else None
+    except ValueError:
+        return None
+    return None if value is None or np.isnan(value) else value
+
+
+def write_tiff(
+    file: BinaryIO,
+    rows: Iterator[Pixels],
+    shape: tuple[int, int, int],
+    dtype: Any,
+    *,
+    alpha: bool = False,
+    nodata: float | None = None,
+    georeference: tuple[Tag, ...] = (),
+) -> None:
+    """Write an image of ``shape`` (H, W, C), compressed without loss.
+
+    ``rows`` are what one after the other is written from top to bottom: parts ``(h, W, C)`` of any heights. With ``alpha``, the last of the
+    C is that. Images larger than 1024 pixels are cut into tiles, as GDAL and viewers like them.
+    """
+    height, width, samples = shape
+    tags = [(*tag, True) for tag in georeference]
+    if nodata is not None:
+        tags.append((NODATA, 2, 0, f"{nodata:.17g}", True))
+    color = samples - alpha == 3 and np.dtype(dtype).kind == "u"
+    options: dict[str, Any] = {
+        "photometric": "rgb" if color else "minisblack",
+        "planarconfig": "contig" if samples > 1 else None,
+        "extrasamples": [0] * (samples - alpha - (3 if color else 1)) + [2] * alpha or None,
+        "compression": "zlib",
+        "extratags": tags,
+        "metadata": None,
+        "software": False,
+    }
+    large = max(height, width) > 1024
+    with tifffile.TiffWriter(file, bigtiff=height * width * samples * np.dtype(dtype).itemsize > 2**31) as tiff:
+        if large:
+            tiles = _tiles(rows, width)
+            tiff.write(tiles, shape=shape if samples > 1 else shape[:2], dtype=dtype, tile=(TILE, TILE), **options)
+        else:
+            image = np.concatenate(list(rows))
+            tiff.write(image if samples > 1 else image[..., 0], **options)
+
+
+def _tiles(rows: Iterator[Pixels], width: int) -> Iterator[Pixels]:
+    """Tiles from left to right and from top to bottom; those at the edges are filled up with their last pixels."""
+    held: list[Pixels] = []
+
+    def cut(band: Pixels) -> Iterator[Pixels]:
+        down, across = TILE - band.shape[0], -width % TILE
+        band = np.pad(band, ((0, down), (0, across), (0, 0)), mode="edge")
+        for left in range(0, width, TILE):
+            tile = np.ascontiguousarray(band[:, left : left + TILE])
+            yield tile if tile.shape[2] > 1 else tile[..., 0]
+
+    for part in rows:
+        held.append(part)
+        while sum(len(each) for each in held) >= TILE:
+            together = np.concatenate(held) if len(held) > 1 else held[0]
+            yield from cut(together[:TILE])
+            held = [together[TILE:]] if len(together) > TILE else []
+    if held:
+        yield from cut(np.concatenate(held))

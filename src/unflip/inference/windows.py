@@ -1,0 +1,103 @@
+"""TIFF files translated from disk to disk, tile by tile: the memory does not grow with the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unflip.data.bands import Pixels, Valid, widened
+from unflip.data.formats import FORMATS, ending
+from unflip.data.images import TURNS, valid_pixels
+from unflip.data.places import is_remote, local
+from unflip.data.save import as_deep
+from unflip.data.tiff import SIGNATURES, Tiff, write_tiff
+from unflip.data.transforms import holes
+from unflip.inference.translator import Translator
+
+STORED = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+"""What the values of files that are read in windows can be: others, such as palettes, are decoded as a whole."""
+
+
+class Unreadable(Exception):
+    """What is wrong with a file of which part has been read."""
+
+
+class Large:
+    """An open TIFF file that is to be translated by tiles of ``side``."""
+
+    def __init__(self, path: str, file: BinaryIO, tiff: Tiff, side: int) -> None:
+        self.path, self.file, self.tiff, self.side = path, file, tiff, side
+        self.size = (tiff.width, tiff.height)
+
+    def read(self, *box: int) -> tuple[Pixels, NDArray[Any] | None]:
+        """A window, as :meth:`unflip.data.tiff.Tiff.read` gives it; raises ``Unreadable`` where the file is damaged."""
+        try:
+            return self.tiff.read(*box)
+        except Exception as error:  # which can be anything, from a decoder
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Unreadable(f"broken or truncated image, {self.path} ({reason}); replace or remove it") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def large(path: str, translator: Translator, name: str) -> Large | None:
+    """The file, if it is one that ``translator`` translates by tiles into a TIFF, and that can be read in windows."""
+    if is_remote(path) or FORMATS.get(ending(path)) != "TIFF" or FORMATS.get(ending(name)) != "TIFF" or not local(path).is_file():
+        return None
+    if str(translator.resize) != "none":
+        return None
+    file = open(local(path), "rb")  # noqa: SIM115 - closed by whoever translates it
+    try:
+        if file.read(4) in SIGNATURES:
+            file.seek(0)
+            tiff = Tiff(file)
+            alike = (tiff.depth, tiff.count) == (translator.source.depth, translator.source.count)
+            side = translator.side((tiff.height, tiff.width))
+            fits = alike and tiff.windows and tiff.orientation not in TURNS and tiff.page.photometric in STORED
+            if side is not None and fits and tiff.whole(Path(local(path)).stat().st_size):
+                return Large(path, file, tiff, side)
+    except Exception:  # whatever is wrong with it, is said where it is decoded
+        pass
+    file.close()
+    return None
+
+
+def translate_large(translator: Translator, image: Large, out: BinaryIO) -> None:
+    """Write the translation of ``image`` to a file, while it is read. Raises ``Unreadable`` where that is damaged."""
+    tiff, source, target = image.tiff, translator.source, translator.target
+    nodata = source.nodata if source.nodata is not None else tiff.nodata
+    count = translator.config.channels
+
+    def look(top: int, left: int, bottom: int, right: int) -> tuple[Pixels, NDArray[Any] | None, Valid | None]:
+        pixels, alpha = image.read(top, left, bottom, right)
+        return pixels, alpha, valid_pixels(pixels, alpha, nodata, source)
+
+    def read(*box: int) -> Tensor:
+        pixels, _, valid = look(*box)
+        x = torch.from_numpy(source.normalized(pixels, valid)).permute(2, 0, 1)[None]
+        return widened(x if valid is None else holes(x)[0], count)
+
+    def rows() -> Iterator[Pixels]:
+        row: list[Pixels] = []
+        for box, y in translator.tiles(read, (tiff.height, tiff.width), image.side):
+            _, alpha, valid = look(*box)
+            made = translator.stored(y[0], (box.right - box.left, box.bottom - box.top), valid, nodata)
+            if alpha is not None:
+                made = np.concatenate([made, as_deep(alpha, made.dtype)[..., None]], axis=2)
+            row.append(made)
+            if box.right == tiff.width:
+                yield np.concatenate(row, axis=1)
+                row.clear()
+
+    shape = (tiff.height, tiff.width, target.count + tiff.alpha)
+    given = translator.nodata(nodata)
+    write_tiff(out, rows(), shape, target.depth, alpha=tiff.alpha, nodata=given, georeference=tiff.georeference)
