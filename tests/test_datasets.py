@@ -305,6 +305,8 @@ def test_labels_within_the_input_are_named(translator: Translator, masks: Path, 
     assert_copied(masks, tmp_path / "wrong")
     assert quietly(translator, masks, tmp_path / "wrong", labels=masks / "truth") == Outcome(skipped=4)
     assert quietly(translator, masks, tmp_path / "wrong") == Outcome(done=4, skipped=4), "and taken back"
+    assert quietly(translator, masks, tmp_path / "wrong", labels=masks / "truth") == Outcome(skipped=4, copied=4), "the last word counts"
+    assert_copied(masks, tmp_path / "wrong")
     with pytest.raises(UserError, match=r"no images but the label maps"):
         shutil.rmtree(masks / "images")
         quietly(translator, masks, tmp_path / "x", labels=masks / "truth")
@@ -454,6 +456,10 @@ def test_nothing_is_written_over(translator: Translator, voc: Path, tmp_path: Pa
     with pytest.raises(UserError, match="did not write"):
         quietly(translator, voc, tmp_path / "out")  # that names the old images
     assert quietly(translator, voc, tmp_path / "out", annotations="none").copied == 0
+
+    same = write(tmp_path / "same/ImageSets/Main/car_train.txt", (voc / "ImageSets/Main/car_train.txt").read_bytes())
+    os.utime(same, (1, 1))
+    assert quietly(translator, voc, tmp_path / "same").copied == 8 and same.stat().st_mtime == 1
     ids(tmp_path / "x_labels/2007_000027.png", SIZES[1])
     shutil.rmtree(voc / "SegmentationObject")
     (voc / "JPEGImages/2007_000033.jpg").unlink()

@@ -136,6 +136,7 @@ def test_splits_become_splits(cli: Callable[..., Any], model: Path, translator: 
     out = tmp_path / "out"
     result = cli("translate", model, splits, "--out", out, "--device", "cpu")
     assert (result.code, result.stdout) == (0, f"{out}: 9 translated\n") and "10/10" in result.stderr
+    assert "Saving" not in result.stderr and "examples" not in result.stderr, "the libraries' own bars"
     given, found = datasets.load_from_disk(splits), datasets.load_from_disk(out)
     assert list(found) == list(given) == ["train", "test", "none"]
     for name in given:
@@ -158,7 +159,10 @@ def test_splits_become_splits(cli: Callable[..., Any], model: Path, translator: 
 def test_a_set_without_splits(translator: Translator, tmp_path: Path) -> None:
     rows(4).save_to_disk(tmp_path / "set")
     assert quietly(translator, str(tmp_path / "set"), tmp_path / "out") == Outcome(done=4)
-    assert_translated(translator, datasets.load_from_disk(tmp_path / "set"), datasets.load_from_disk(tmp_path / "out"))
+    found = datasets.load_from_disk(tmp_path / "out")
+    assert_translated(translator, datasets.load_from_disk(tmp_path / "set"), found)
+    quietly(unflip.load(make_model(tmp_path / "other", seed=8), device="cpu"), tmp_path / "set", tmp_path / "by_another")
+    assert datasets.load_from_disk(tmp_path / "by_another")._fingerprint != found._fingerprint
     assert {line["file"] for line in lines(tmp_path / "out")} >= {"0", "3", "data-00001-of-00002.arrow"}
 
 
