@@ -25,7 +25,7 @@ from unflip.engine.samples import GAP
 from unflip.errors import UserError
 from unflip.losses.draws import Draws
 from unflip.methods import METHODS, Recipe
-from unflip.methods.passes import FORWARD, Turn, translate, two_scales, views
+from unflip.methods.passes import FORWARD, Ends, Turn, translate, two_scales, views
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks import Generator, Multiscale, MultiscaleConfig, ResnetConfig, Tap
 from unflip.networks.multiscale import build, cut, fuse, halve
@@ -163,7 +163,7 @@ WINDOWS = torch.tensor([[0, 24], [16, 8], [8, 0]])
 def both_scales(network: Multiscale, needs: frozenset[str] = ALL, **more: Any) -> tuple[Tensor, Tensor, Step, Step]:
     x, y = oblong(3, 32, 48, seed=1), oblong(3, 32, 48, seed=2)
     with torch.no_grad():
-        return x, y, *two_scales(network, x, y, more.get("labels"), WINDOWS, more.get("flipped", False), needs)
+        return x, y, *two_scales(network, Ends(x, y, None, 3, more.get("labels")), WINDOWS, more.get("flipped", False), needs)
 
 
 def inside(x: Any, i: int) -> Any:
@@ -286,7 +286,7 @@ def test_a_mirrored_source_at_two_scales(flip: bool) -> None:
 
     with torch.no_grad():
         steps = translate({FORWARD: network}, "none", Batch(x, y, 0, 0, given), Draws(flip, {}, WINDOWS), ALL)
-        expected = two_scales(network, seen(x), y, seen(given), WINDOWS, False, frozenset({"fake", "identity"}))
+        expected = two_scales(network, Ends(seen(x), y, None, 3, seen(given)), WINDOWS, False, frozenset({"fake", "identity"}))
         plain, context = steps["to_target"], steps["to_target_context"]
         for step, direct in zip((plain, context), expected, strict=True):
             assert torch.equal(step.source, direct.source) and torch.equal(step.target, direct.target)
@@ -472,7 +472,7 @@ def test_both_scales_and_the_head_learn() -> None:
     """The gradient of one pixel of the fusion reaches the whole network and the head."""
     network = two()
     x = oblong(1, 32, 48)
-    plain, _ = two_scales(network, x, x, None, WINDOWS[:1], False, frozenset({"fake"}))
+    plain, _ = two_scales(network, Ends(x, x, None, 3, None), WINDOWS[:1], False, frozenset({"fake"}))
     plain.fake[0, 0, 5, 7].backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.attention.parameters())
     assert all(p.grad.abs().max() > 0 for p in network.inner.parameters() if p.ndim > 1)
