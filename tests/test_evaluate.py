@@ -128,6 +128,25 @@ def test_everything_at_once(world: Path, tmp_path: Path, cli: Callable[..., Any]
     assert f"{metrics['mean_iou']['value']:.4g}" in result.stdout
 
 
+def test_without_labels_the_sources_are_read(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Where a translation has another color than its source, this segmenter reads another class."""
+    pairs = [
+        [np.asarray(Image.open(world / of / path.name)) for of in ("faithful", "swapped")] for path in (world / "labels").glob("*.png")
+    ]
+    flipped = np.mean([(a != b).any(2) for a, b in pairs])
+    call = ["evaluate", "--translated", world / "swapped", "--segmenter", "colors", "--out"]
+    assert cli(*call, tmp_path / "out", "--source", world / "faithful", "--target", world / "target").code == 0
+    metrics = read(tmp_path / "out/metrics.json")
+    assert metrics["flip_rate"]["value"] == pytest.approx(flipped, abs=1e-9) and flipped > 0.1
+    assert metrics["excess_flip_rate"] is None and "stands for them" in metrics["warnings"][0]
+    assert metrics["realism"]["frechet"]["value"] > 0
+    result = cli(*call, tmp_path / "other")
+    assert result.code == 2 and "give --labels DIR, or --source DIR" in result.stderr and not (tmp_path / "other").exists()
+    real = ("--real-images", world / "real", "--real-labels", world / "labels")
+    result = cli(*call, tmp_path / "other", "--source", world / "faithful", *real)
+    assert result.code == 2 and "needs labels of the translations, too" in result.stderr
+
+
 def test_a_requirement_decides_the_exit_code(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     call = ("evaluate", "--translated", world / "swapped", "--labels", world / "labels", "--segmenter", "colors")
     kept = cli(*call, "--out", tmp_path / "a", "--require", "flip_rate=0.9", "--require", "pixel_accuracy=0.1")

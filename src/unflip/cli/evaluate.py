@@ -14,11 +14,16 @@ from unflip.cli.options import Device, Features, LabelClasses, RealImages, RealL
 def evaluate(
     context: typer.Context,
     translated: Annotated[Path, typer.Option(metavar="DIR", help="The translated images, searched in depth.")],
-    labels: Annotated[Path, typer.Option(metavar="DIR", help="Label maps of their sources, matched by relative path.")],
     segmenter: Annotated[str, typer.Option(metavar="M", help="What reads the classes: a segmenter's folder or a hub id.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write: metrics.json and report.html.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Label maps of their sources, by relative path.  [default: as M reads --source]"),
+    ] = None,
     target: Annotated[Path | None, typer.Option(metavar="DIR", help="Target images, for the realism.")] = None,
-    source: Annotated[Path | None, typer.Option(metavar="DIR", help="The source images, for the report.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The source images, for the report, and to be read where there are no labels.")
+    ] = None,
     reference: Annotated[Path | None, typer.Option(metavar="DIR", help="What the translations ought to be, pixel by pixel.")] = None,
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Translated videos, or a folder of frames for each: do they flicker?")

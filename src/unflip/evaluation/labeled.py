@@ -6,11 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from unflip.data.folders import Entry, find_images, relative_names, survey
 from unflip.data.images import Array, read_rgb
 from unflip.data.labels import Classes, Ids, Labels, match_labels, survey_labels
 from unflip.errors import UserError
+from unflip.evaluation.reader import Reader
 from unflip.progress import Bar
+
+
+class Readings:
+    """What a segmenter reads in images, by their index, in the place of their labels."""
+
+    def __init__(self, paths: list[Path], reader: Reader) -> None:
+        self.paths, self.reader = paths, reader
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.reader(read_rgb(self.paths[index])))
 
 
 @dataclass(frozen=True)
@@ -20,9 +34,7 @@ class Labeled:
     images: list[Entry]
     names: list[Path]
     """Of the images, relative to their folder."""
-    label_maps: Labels
-    pixels: tuple[int, ...]
-    """How many pixels of all label maps show each class; 0 for ignored ones."""
+    label_maps: Labels | Readings
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,12 +55,26 @@ def find_labeled(images: Path, labels: Path, classes: Classes, progress: bool = 
         UserError: files that are broken, have no partner, differ from it in size or show what is not a class.
     """
     paths = find_images(images)
-    with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-        entries = survey(paths, lambda done, _: bar.show(done))
+    entries = _surveyed(paths, progress, what)
     maps = match_labels(paths, images, labels, classes)
     with Bar(f"checking labels of {what}", len(maps), quiet=not progress or len(maps) < 500) as bar:
         found = survey_labels(maps, entries, classes, lambda done, _: bar.show(done))
-    return Labeled(entries, relative_names(paths, images), Labels(found.entries, classes, cache="none"), found.pixels)
+    return Labeled(entries, relative_names(paths, images), Labels(found.entries, classes, cache="none"))
+
+
+def find_read(images: Path, sources: Path, reader: Reader, progress: bool = True, what: str = "images") -> Labeled:
+    """Find the images of a folder (or list); what ``reader`` reads in the image of the same name in ``sources`` stands for labels.
+
+    Raises ``UserError`` as :func:`same_names` does.
+    """
+    paths = find_images(images)
+    entries, names = _surveyed(paths, progress, what), relative_names(paths, images)
+    return Labeled(entries, names, Readings(_partners(entries, names, sources, "source"), reader))
+
+
+def _surveyed(paths: list[Path], progress: bool, what: str) -> list[Entry]:
+    with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
+        return survey(paths, lambda done, _: bar.show(done))
 
 
 def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
@@ -56,18 +82,22 @@ def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
 
     Raises ``UserError`` where one has none, two, or one of another size.
     """
+    return _partners(like.images, like.names, images, what)
+
+
+def _partners(entries: list[Entry], names: list[Path], images: Path, what: str) -> list[Path]:
     paths = find_images(images)
     found: dict[Path, Path] = {}
     for name, path in zip(relative_names(paths, images), paths, strict=True):
         other = found.setdefault(name.with_suffix(""), path)
         if other is not path:
             raise UserError(f"two {what} images for one translation, {other} and {path}; remove one of them")
-    missing = [name for name in like.names if name.with_suffix("") not in found]
+    missing = [name for name in names if name.with_suffix("") not in found]
     if missing:
         first = f"{missing[0]}, {images}"
-        raise UserError(f"{len(missing)} of {len(like)} images have no {what} image, such as {first}; give those of the same names")
-    partners = survey([found[name.with_suffix("")] for name in like.names])
-    for image, partner in zip(like.images, partners, strict=True):
+        raise UserError(f"{len(missing)} of {len(names)} images have no {what} image, such as {first}; give those of the same names")
+    partners = survey([found[name.with_suffix("")] for name in names])
+    for image, partner in zip(entries, partners, strict=True):
         if (image.width, image.height) != (partner.width, partner.height):
             sizes = f"{partner.width}x{partner.height} and {image.width}x{image.height}"
             raise UserError(f"a {what} image and its translation differ in size ({sizes}), {partner.path}; give images of one size")

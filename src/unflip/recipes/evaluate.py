@@ -24,7 +24,7 @@ from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading
 from unflip.evaluation.features import feature_network
 from unflip.evaluation.judge import features_of, judge
-from unflip.evaluation.labeled import Labeled, find_labeled, same_names
+from unflip.evaluation.labeled import Labeled, find_labeled, find_read, same_names
 from unflip.evaluation.lpips import Lpips
 from unflip.evaluation.maps import map_metrics
 from unflip.evaluation.metrics import flip_metrics
@@ -43,6 +43,11 @@ from unflip.segmenterfolder import load_segmenter
 SHOWN = 24
 """Images in the report: those with the most flips."""
 
+UNKNOWN = "no labeled real images are known, so flips include what the segmenter confuses anyway; give --real-images"
+UNLABELED = (
+    "no label maps were given: what the segmenter reads in the sources stands for them, so flips include what it misreads there or here, "
+    "and miss what it misreads in both"
+)
 AT_LEAST = ("pixel_accuracy", "pixel_accuracy_void_wrong", "class_accuracy", "mean_iou", "within")
 AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse", "warping_error", "excess_warping_error", "pumping")
 """Of which metrics more, and of which less is better."""
@@ -76,7 +81,7 @@ class Evaluation:
 
 def evaluate(
     translated: str | Path,
-    labels: str | Path,
+    labels: str | Path | None,
     segmenter: str | Path,
     out: str | Path,
     *,
@@ -99,7 +104,8 @@ def evaluate(
 
     Args:
         translated: the translations, a folder searched in depth.
-        labels: the label maps of their sources, matched by relative path less the ending.
+        labels: the label maps of their sources, matched by relative path less the ending. None: what the segmenter reads in ``source``
+            stands for them.
         segmenter: what reads the classes, best trained on real images of the target: a segmenter's folder or a hub id.
         source: the images that were translated, for the report.
         target: images of the target, for the realism.
@@ -124,6 +130,10 @@ def evaluate(
             raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))
     if (real_images is None) != (real_labels is None):
         raise UserError("real images come with their labels; give both, --real-images DIR and --real-labels DIR")
+    if labels is None and source is None:
+        raise UserError("no labels; give --labels DIR, or --source DIR, for the segmenter to read the sources in their place")
+    if labels is None and real_images is not None:
+        raise UserError("an excess over real images needs labels of the translations, too; give --labels DIR, or leave the real images out")
     if (clips is None) != (source_clips is None):
         raise UserError("clips are judged beside their sources; give both, --clips DIR and --source-clips DIR")
     moving = paired(Path(clips), Path(source_clips)) if clips and source_clips else []
@@ -136,7 +146,10 @@ def evaluate(
     network = feature_network(features, model, chosen) if target else None
     lpips_to = Lpips(device=chosen) if lpips else None
 
-    found = find_labeled(Path(translated), Path(labels), reader.classes, progress, "translations")
+    if labels is not None:
+        found = find_labeled(Path(translated), Path(labels), reader.classes, progress, "translations")
+    else:
+        found = find_read(Path(translated), Path(str(source)), reader, progress, "translations")
     if len(found) < 2:
         raise UserError(f"one image only, {translated}; intervals need several")
     paths = [image.path for image in found.images]
@@ -146,7 +159,7 @@ def evaluate(
     if target and len(wanted) < 2:
         raise UserError(f"one target image only, {target}, and realism compares sets; give more, or leave the target out")
 
-    real = reader.held_out
+    real = reader.held_out if labels is not None else None
     if real_images and real_labels:
         shown = find_labeled(Path(real_images), Path(real_labels), reader.classes, progress, "real images")
         with Bar("reading real images", len(shown), quiet=not progress) as bar:
@@ -155,7 +168,7 @@ def evaluate(
         reading, mine = judge(found.rgb(), found.ids, len(found), reader, network, bar.show)
 
     metrics = flip_metrics(reading, real)
-    warnings = [] if real else ["no labeled real images are known, so flips include what the segmenter confuses anyway; give --real-images"]
+    warnings = [] if real else [UNKNOWN if labels is not None else UNLABELED]
     if network is not None and mine is not None:
         with Bar("looking at the target", len(wanted), quiet=not progress) as bar:
             theirs = features_of(wanted, network, bar.show)
@@ -185,7 +198,8 @@ def evaluate(
     cases = _cases(found, reader, reading, sources)
     with undone_on_failure(out):
         write_json(out / "metrics.json", metrics)
-        write_page(evaluation_page(metrics, cases, colors=reader.classes.colors), out / "report.html")
+        lead = "" if labels is not None else f"{len(found):,} translations: what a segmenter reads in them and in their sources."
+        write_page(evaluation_page(metrics, cases, lead=lead, colors=reader.classes.colors), out / "report.html")
     return Evaluation(metrics, _broken(metrics, require), cases, reader.classes.colors, out)
 
 
