@@ -18,7 +18,7 @@ from PIL import Image
 import unflip
 from test_translate import make_model, picture, save, tree
 from unflip.errors import MissingExtra, UserError
-from unflip.inference import hf
+from unflip.inference import saved
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder
 from unflip.inference.scale import on_ray
 from unflip.inference.translator import Translator
@@ -52,8 +52,8 @@ def translator(model: Path) -> Translator:
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Several shards for a few images."""
-    monkeypatch.setattr(hf, "ROWS", 3)
-    monkeypatch.setattr(hf, "AT_ONCE", 2)
+    monkeypatch.setattr(saved, "ROWS", 3)
+    monkeypatch.setattr(saved, "AT_ONCE", 2)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -185,9 +185,9 @@ def test_files_that_a_set_names_are_read_into_it(translator: Translator, tmp_pat
     """As ``save_to_disk`` does; and one that is gone is a bad image, not the end."""
     files = [str(save(tmp_path / f"files/{i}.png", picture(30, 20, seed=i))) for i in range(4)]
     data = datasets.Dataset.from_dict({"image": files, "id": range(4)}).cast_column("image", datasets.Image())
-    split = hf._Split("", data, "image", "somewhere")
+    split = saved.Split("", data, "image", "somewhere")
     Path(files[2]).unlink()
-    rows = list(hf._rows(hf._Shard(split, "x", range(4))))
+    rows = list(saved.rows_of(saved.Shard(split, "x", range(4))))
     assert [row.path for row in rows if row.error is None] == ["0.png", "1.png", "3.png"]
     assert rows[1].data == Path(files[1]).read_bytes()
     assert "row 2" in str(rows[2].error) and "2.png" in str(rows[2].error)
@@ -266,11 +266,11 @@ def test_what_is_not_ours_is_left_alone(translator: Translator, splits: Path, tm
 
 def test_few_rows_are_in_memory(translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a shard is: rows wait to be written by a few, or fewer where they are large."""
-    monkeypatch.setattr(hf, "ROWS", 100)
+    monkeypatch.setattr(saved, "ROWS", 100)
     rows(12).save_to_disk(tmp_path / "set")
     for most, size, wanted in ((4, 2**26, 4), (100, 1, 1)):
-        monkeypatch.setattr(hf, "AT_ONCE", most)
-        monkeypatch.setattr(hf, "BYTES", size)
+        monkeypatch.setattr(saved, "AT_ONCE", most)
+        monkeypatch.setattr(saved, "BYTES", size)
         quietly(translator, tmp_path / "set", tmp_path / f"out{most}")
         found = datasets.load_from_disk(tmp_path / f"out{most}")
         assert {len(batch) for batch in found.data.to_batches()} == {wanted}
@@ -326,7 +326,7 @@ def test_addresses(
     translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, wanted: tuple[str | None, ...] | None
 ) -> None:
     """A whole set on the hub; files in it stay files, which fsspec reads."""
-    assert hf.is_dataset(address) == (wanted is not None)
+    assert saved.is_dataset(address) == (wanted is not None)
     if wanted is None:
         return
     asked = []

@@ -12,12 +12,13 @@ from unflip.data.videos import look
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
 from unflip.inference.annotations import Annotations, Copies, beside
-from unflip.inference.hf import is_dataset, translate_dataset
+from unflip.inference.hf import translate_dataset
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
 from unflip.inference.manifest import MANIFEST as MANIFEST
 from unflip.inference.manifest import Manifest
 from unflip.inference.moved import Moved
 from unflip.inference.outcome import Outcome as Outcome
+from unflip.inference.saved import is_dataset
 from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
@@ -92,7 +93,7 @@ def translate_folder(
     places when its images are done, or linked to; texts that name its folder then name ``out``. ``labels``: the folder of the label maps,
     if not one that is recognized; outside of ``source``, they are copied to :func:`labels_place`.
 
-    Of a data set of Hugging Face (:func:`unflip.inference.hf.is_dataset`), its ``column`` of images is translated, the first by default.
+    Of a data set of Hugging Face (:func:`unflip.inference.saved.is_dataset`), its ``column`` of images is translated, the first by default.
 
     Raises:
         UserError: no images, or ``out`` is the source, or holds another model's translations or files that unflip did not write.
