@@ -224,6 +224,17 @@ def test_deep_files_keep_what_they_hold(tmp_path: Path) -> None:
         assert np.array_equal(file.read().transpose(1, 2, 0), translator(image))
 
 
+def test_deep_png_files_stay_deep_png_files(tmp_path: Path) -> None:
+    deep = Bands(count=3, depth="uint16", ranges=((0, 65535),))
+    translator = make(tmp_path, deep, deep)
+    image, alpha = scene(21, 34, deep), np.arange(21 * 34, dtype=np.uint16).reshape(21, 34)
+    write(tmp_path / "in/a.png", image, alpha)
+    assert translate_folder(translator, tmp_path / "in", tmp_path / "out", progress=False).done == 1
+    found = read(tmp_path / "out/a.png", bands=deep)
+    assert np.array_equal(found.pixels, translator(image)) and found.pixels.dtype == np.uint16
+    assert found.alpha is not None and np.array_equal(found.alpha, alpha)
+
+
 def test_names_change_only_where_the_format_cannot_hold_it(tmp_path: Path) -> None:
     translator = make(tmp_path, RGB, OPTICAL)
     for name in ("a.jpg", "b.png", "sub/c.tiff"):
