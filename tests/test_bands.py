@@ -78,6 +78,17 @@ def test_nothing_is_stored_as_nothing_and_nowhere_else() -> None:
     assert floats.stored(x, valid, nodata=-9999).ravel().tolist() == [0, -9999, 10]
 
 
+def test_what_stands_for_nothing_is_what_is_stored() -> None:
+    assert [RGB.empty(value) for value in (None, 0, 255, -9999, 3.5, 256)] == [None, 0, 255, 0, 0, 0]
+    assert [bands(1, "float32").empty(value) for value in (None, -9999, -1.7976931348623157e308)] == [None, -9999, 0]
+    assert bands(1, nodata=7).empty(0) == 7
+    x = np.array([[[-1.0], [0.0], [1.0]]], dtype=np.float32)
+    for known in (Bands(count=1, depth="uint16", ranges=((0, 4000),)), Bands(count=1, depth="float32", ranges=((0, 4000),))):
+        found = known.stored(x, None, 0.0).ravel()  # no hole in this image, or in this window of it; the file still says what one is
+        assert found[0] > 0 and found[0] <= 1 and found[2] == 4000
+    assert bands(1, "float32").stored(3 * x).max() == 500, "not beyond the range, whatever a resize did"
+
+
 def test_views() -> None:
     assert RGB.view(noise(4, 5, 3, dtype="uint8")).tolist() == noise(4, 5, 3, dtype="uint8").tolist()
     one = Bands(count=1, depth="uint16", ranges=((0, 1000),)).view(np.array([[[0], [500], [1000], [9000]]], np.uint16))
@@ -237,16 +248,117 @@ def test_white_can_be_zero(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.tif", bands=bands(1)).pixels[..., 0], 65535 - image)
 
 
-def test_windows_of_a_sparse_file_are_zero(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nodata", [None, 77])
+def test_windows_of_a_sparse_file_are_nothing(tmp_path: Path, nodata: int | None) -> None:
     path = tmp_path / "a.tif"
     image = noise(64, 64)
-    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib")
+    tags = [] if nodata is None else [(42113, 2, 0, str(nodata), True)]
+    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib", extratags=tags)
     with tifffile.TiffFile(path, mode="r+b") as file:
         counts, offsets = file.pages[0].tags[325], file.pages[0].tags[324]  # type: ignore[union-attr]
         counts.overwrite([0, *counts.value[1:]])
         offsets.overwrite([0, *offsets.value[1:]])
-    image[:32, :32] = 0
-    assert np.array_equal(read(path, bands=bands(1)).pixels[..., 0], image)
+    image[:32, :32] = nodata or 0
+    found = read(path, bands=bands(1))
+    assert np.array_equal(found.pixels[..., 0], image)
+    assert (found.valid is None) if nodata is None else not found.valid[:32, :32].any()  # type: ignore[index]
+
+
+def test_padded_strips_and_packed_bits(tmp_path: Path) -> None:
+    """Against tifffile's own reading."""
+    path, image = tmp_path / "a.tif", noise(16, 16)
+    tifffile.imwrite(path, np.concatenate([image, image]), rowsperstrip=16)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page: Any = file.pages[0]
+        page.tags[257].overwrite(30)  # two rows less in the second strip, whose bytes stay
+    assert np.array_equal(read(path, bands=bands(1)).pixels[..., 0], np.concatenate([image, image])[:30])
+    twelve = noise(20, 30) % 4096
+    tifffile.imwrite(path, twelve, bitspersample=12, photometric="minisblack")
+    assert np.array_equal(read(path, bands=bands(1)).pixels[..., 0], twelve)
+    with open(path, "rb") as stream:
+        assert np.array_equal(Tiff(stream).read(3, 5, 11, 29)[0][..., 0], twelve[3:11, 5:29])
+
+
+def test_colors_times_alpha_become_colors(tmp_path: Path) -> None:
+    image, alpha = noise(9, 9, 3, seed=3), noise(9, 9, seed=4) // 2 + 2**15
+    times = np.rint(image * (alpha[..., None] / 65535.0)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([times, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+    found = read(tmp_path / "a.tif", bands=bands(3))
+    assert np.abs(found.pixels.astype(int) - image).max() <= 1 and np.array_equal(found.alpha, alpha)  # type: ignore[arg-type]
+
+
+def test_nodata_is_of_the_values_as_they_are_stored(tmp_path: Path) -> None:
+    image = noise(9, 9).clip(1)
+    image[:3] = 0
+    tags = [(42113, 2, 0, "0", True)]
+    tifffile.imwrite(tmp_path / "white.tif", image, photometric="miniswhite", extratags=tags)
+    found = read(tmp_path / "white.tif", bands=bands(1))
+    assert found.valid is not None and not found.valid[:3].any() and found.valid[3:].all() and found.nodata == 65535
+    tifffile.imwrite(
+        tmp_path / "palette.tif",
+        (image % 4).astype(np.uint8),
+        photometric="palette",
+        colormap=np.tile(np.arange(255, -1, -1, dtype=np.uint16) * 257, (3, 1)),
+        extratags=tags,
+    )
+    assert read(tmp_path / "palette.tif").valid is None, "an index is no color"
+    tifffile.imwrite(tmp_path / "bits.tif", image > 30_000, photometric="miniswhite")
+    with open(tmp_path / "bits.tif", "rb") as stream:
+        assert np.array_equal(Tiff(stream).read(0, 0, 9, 9)[0][..., 0], np.where(image > 30_000, 0, 255))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_transparent_color_of_a_deep_png_is_alpha(tmp_path: Path, count: int) -> None:
+    import struct
+    import zlib
+
+    image = noise(8, 9, count)
+    data = imagecodecs.png_encode(image if count > 1 else image[..., 0])
+    chunk = b"tRNS" + struct.pack(f">{count}H", *image[2, 3].tolist())
+    body = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(data[:33] + body + data[33:])
+    found = read(tmp_path / "a.png", bands=bands(count))
+    assert np.array_equal(found.pixels, image) and found.alpha is not None and found.alpha[2, 3] == 0 and found.alpha[0, 0] == 65535
+
+
+def test_many_small_tiles_are_read_in_a_moment(tmp_path: Path) -> None:
+    import time
+
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((1024, 1024), np.uint16), tile=(16, 16), compression="zlib")
+    began = time.monotonic()
+    read(tmp_path / "a.tif", bands=bands(1))
+    assert time.monotonic() - began < 5
+
+
+def test_headers_that_cannot_be_are_refused_at_once(tmp_path: Path) -> None:
+    def said(change: dict[int, Any], **options: Any) -> str:
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, noise(40, 40), photometric="minisblack", **options)
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            page: Any = file.pages[0]
+            for code, value in change.items():
+                page.tags[code].overwrite(value)
+        with pytest.raises(UserError) as refused:
+            check(path)
+        assert "\n" not in str(refused.value) and "a.tif" in str(refused.value)
+        return str(refused.value)
+
+    assert "1 strips or tiles instead of 2" in said({257: 41}, rowsperstrip=40)
+    said({256: 0}, rowsperstrip=10)
+    said({278: 0}, rowsperstrip=10)
+    assert "strips or tiles of 8192x8192" in said({322: 8192, 323: 8192}, tile=(48, 48), compression="zlib")
+    only = tmp_path / "only.tif"
+    tifffile.imwrite(only, noise(40, 40), photometric="minisblack", extratags=[(338, 3, 1, 2, True)])
+    assert check(only).kind.bands == 1
+
+
+def test_floats_beyond_float32_are_nothing(tmp_path: Path) -> None:
+    image = np.ones((4, 4))
+    image[0] = -1.7976931348623157e308
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=[(42113, 2, 0, "-1.7976931348623157e+308", True)])
+    found = read(tmp_path / "a.tif", bands=bands(1, "float32"))
+    assert found.valid is not None and not found.valid[0].any() and found.valid[1:].all()
+    assert bands(1, "float32").view(np.array([[[np.nan]]], np.float32)).tolist() == [[[128] * 3]]
 
 
 @pytest.mark.parametrize("shape", [(300, 1300, 3), (1030, 17, 1), (1500, 1100, 4), (5, 7, 2)])

@@ -26,6 +26,7 @@ from unflip.engine.trainer import seen_by_networks
 from unflip.errors import UserError
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import Translator
+from unflip.losses.draws import Stream, TapShape
 from unflip.methods import METHODS
 from unflip.methods.passes import SIDES
 from unflip.modelfolder import ModelConfig
@@ -141,6 +142,30 @@ def test_depth_can_be_asked_for(tmp_path: Path) -> None:
     assert np.abs(floats - default).max() <= 0.51
     with pytest.raises(UserError, match="not a depth, 'int8'; use uint8, uint16, float32"):
         unflip.load(tmp_path / "model", depth="int8")  # type: ignore[arg-type]
+
+
+def test_another_depth_is_another_translation(tmp_path: Path) -> None:
+    make(tmp_path, SAR, SAR)
+    write(tmp_path / "in/a.tif", scene(20, 24, SAR))
+    translate_folder(unflip.load(tmp_path / "model", device="cpu"), tmp_path / "in", tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="another model, direction or depth"):
+        shallow = unflip.load(tmp_path / "model", device="cpu", depth="uint8")
+        translate_folder(shallow, tmp_path / "in", tmp_path / "out", progress=False)
+    same = unflip.load(tmp_path / "model", device="cpu", depth="uint16")
+    assert translate_folder(same, tmp_path / "in", tmp_path / "out", progress=False).skipped == 1
+
+
+def test_a_hole_is_one_in_any_depth(tmp_path: Path) -> None:
+    make(tmp_path, HEIGHT, RGB)
+    image = scene(30, 30, HEIGHT)
+    image[:4, :4] = -9999
+    (tmp_path / "a.tif").write_bytes(encode("a.tif", image, nodata=-9999))
+    for depth in (None, "uint16", "float32"):
+        translator = unflip.load(tmp_path / "model", device="cpu", depth=depth)  # type: ignore[arg-type]
+        translate_folder(translator, tmp_path / "a.tif", tmp_path / str(depth), progress=False)
+        found = read(tmp_path / str(depth) / "a.tif", bands=translator.target)
+        assert found.valid is not None and not found.valid[:4, :4].any() and found.valid.sum() == 884
+        assert found.nodata == (-9999 if depth == "float32" else 0)
 
 
 def test_resized_and_back(tmp_path: Path) -> None:
@@ -394,6 +419,20 @@ def test_patches_are_drawn_where_there_is_something() -> None:
             _, height, width = (tap.channels, *tap.shape(SIZE, SIZE)[1:])
             share = torch.nn.functional.adaptive_avg_pool2d(batch.valid[of].float(), (height, width)).flatten(1)
             assert (share.gather(1, positions) >= 0.5).all() and share.min() < 0.5
+
+
+def test_an_empty_image_takes_no_patches_from_others() -> None:
+    full, sparse = torch.ones(1, 1, 16, 16, dtype=torch.bool), torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    sparse[..., :3, :3] = True
+    shape = TapShape("tap", 4, 16, 16)
+
+    def drawn(valid: torch.Tensor, first: int = 0) -> torch.Tensor:
+        return Stream(0, ("x",), first, len(valid), torch.device("cpu"), 0, 0.5, {"source": valid}).positions(shape, 64)
+
+    both = drawn(torch.cat([full, sparse]))
+    assert both.shape == (2, 64) and torch.equal(both[:1], drawn(full)) and torch.equal(both[1:], drawn(sparse, 1))
+    assert set(both[1].tolist()) <= {row * 16 + column for row in range(3) for column in range(3)} and len(set(both[0].tolist())) == 64
+    assert drawn(sparse & False).shape == (1, 64)
 
 
 def test_crops_are_cut_where_there_is_something(tmp_path: Path) -> None:

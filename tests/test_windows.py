@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import unflip
 from test_deep import HEIGHT, OPTICAL, SAR, make, scene
@@ -85,6 +86,20 @@ def test_a_georeference_is_kept_by_windows(tmp_path: Path, windows: list[str]) -
     assert windows
     with rasterio.open(tmp_path / "out/a.tif") as file:
         assert (file.crs.to_epsg(), file.transform, file.nodata, file.count) == (32633, place, 0, 1)
+
+
+def test_valid_pixels_of_windows_without_holes_are_valid(tmp_path: Path, windows: list[str]) -> None:
+    """A translation of the lowest value everywhere: it would read as nothing."""
+    bands = Bands(count=1, depth="uint16", ranges=((0, 4000),), nodata=0, masked=True)
+    make(tmp_path, bands, bands)
+    image = scene(200, 200, bands)
+    image[:4, :4] = 0
+    (tmp_path / "a.tif").write_bytes(encode("a.tif", image, nodata=0))
+    translator = tiled(tmp_path)
+    translator.generator.run = lambda x, *more: (-torch.ones_like(x), ())  # type: ignore[method-assign, assignment]
+    translated(translator, tmp_path / "a.tif", tmp_path / "out")
+    found = read(tmp_path / "out/a.tif", bands=bands)
+    assert windows and found.valid is not None and np.argwhere(~found.valid).max() == 3 and (~found.valid).sum() == 16
 
 
 def test_what_is_not_read_in_windows(tmp_path: Path, windows: list[str]) -> None:

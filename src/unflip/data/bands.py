@@ -94,31 +94,39 @@ class Bands(Config):
             x[~nearest(valid, x.shape[1::-1])] = np.nan
         return x
 
-    def stored(self, x: NDArray[np.float32], valid: Valid | None = None, nodata: float | None = None) -> Pixels:
-        """Undoes :meth:`normalized`. Where not ``valid``, ``nodata`` is stored, and nowhere else."""
-        low, high = self._ends()
-        values = (np.asarray(x, dtype=np.float32) + 1) * ((high - low) / 2) + low
+    def empty(self, given: float | None) -> float | None:
+        """The value that stands for nothing in images stored so, where ``given`` does in those that they are made of: their own, or the
+        same, or where that cannot be stored, 0. None: there is none."""
+        value = given if self.nodata is None else self.nodata
+        if value is None:
+            return None
         if self.depth == "float32":
-            if valid is not None:
-                values[~valid] = np.nan if nodata is None else nodata
-            return values
-        limit = np.iinfo(self.depth).max
-        out: Pixels = np.clip(np.rint(values), 0, limit).astype(self.depth)
+            with np.errstate(over="ignore"):
+                value = float(np.float32(value))
+            return value if np.isfinite(value) else 0.0
+        return value if value == int(value) and 0 <= value <= np.iinfo(self.depth).max else 0.0
+
+    def stored(self, x: NDArray[np.float32], valid: Valid | None = None, nodata: float | None = None) -> Pixels:
+        """Undoes :meth:`normalized`. Where not ``valid``, ``nodata`` (as :meth:`empty` gives it) is stored, and nowhere else: what only
+        looks like it is moved by one step. Without it, NaN, or 0 in integers."""
+        low, high = self._ends()
+        values = (np.clip(np.asarray(x, dtype=np.float32), -1, 1) + 1) * ((high - low) / 2) + low
+        limit = np.inf if self.depth == "float32" else np.iinfo(self.depth).max
+        out: Pixels = values if self.depth == "float32" else np.clip(np.rint(values), 0, limit).astype(self.depth)
+        if nodata is not None:
+            up = np.nextafter(np.float32(nodata), np.float32(np.inf)) if self.depth == "float32" else nodata + 1
+            out[(out == nodata).all(2), 0] = up if nodata < limit else nodata - 1
         if valid is not None:
-            empty = 0 if nodata is None or not 0 <= nodata <= limit else int(nodata)
-            if nodata is not None:
-                hit = (out == empty).all(2) & valid  # a pixel that only looks like nothing
-                out[hit, 0] = empty + 1 if empty < limit else empty - 1
-            out[~valid] = empty
+            out[~valid] = nodata if nodata is not None else np.nan if self.depth == "float32" else 0
         return out
 
     def view(self, pixels: Pixels, valid: Valid | None = None) -> NDArray[np.uint8]:
         """As people and 8-bit programs see it, ``(H, W, 3)`` uint8: the first three bands, or all there are; nothing is black."""
         if not self.plain:
             x = (self.normalized(pixels) + 1) * 127.5
-            pixels = np.rint(x).astype(np.uint8)
+            pixels = np.rint(np.nan_to_num(x)).astype(np.uint8)
         shown = pixels[..., [k % self.count for k in range(3)]] if self.count != 3 else pixels
-        return shown if valid is None else np.where(valid[..., None], shown, 0).astype(np.uint8)
+        return shown if valid is None else np.where(nearest(valid, shown.shape[1::-1])[..., None], shown, 0).astype(np.uint8)
 
     def _ends(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         low, high = np.asarray(self.ranges, dtype=np.float32).T

@@ -29,6 +29,9 @@ Array = NDArray[np.uint8]
 MAX_PIXELS = 300_000_000
 """More pixels than this are taken for a decompression bomb."""
 
+MAX_VALUES = 4 * MAX_PIXELS
+"""Of all bands together, likewise."""
+
 MAX_FLAT_COLORS = 64
 """An image of at most so many distinct colors is a label map, not a photo."""
 
@@ -130,7 +133,8 @@ def valid_pixels(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | Non
     are not transparent. None: everywhere."""
     valid = np.ones(pixels.shape[:2], dtype=bool)
     if nodata is not None:
-        valid &= ~(pixels == nodata).all(2)
+        with np.errstate(over="ignore"):  # a value beyond float32 is that of no pixel
+            valid &= ~(pixels == nodata).all(2)
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(2)
     if alpha is not None and bands.masked:
@@ -205,7 +209,8 @@ class _Deep:
         self.stream.seek(0)
         x = imagecodecs.png_decode(self.stream.read())
         x = x[..., None] if x.ndim == 2 else x
-        return (x[..., :-1], x[..., -1]) if self.kind.alpha else (x, None)
+        # a color that is transparent (tRNS) becomes alpha, of which the header says nothing
+        return (x[..., :-1], x[..., -1]) if x.shape[2] > self.kind.bands else (x, None)
 
 
 class _DeepTiff(_Deep):
@@ -258,6 +263,8 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
                 deep = _DeepTiff(stream, tiff)
             if deep is not None:
                 _refuse_bombs(deep.size, path)
+                if deep.size[0] * deep.size[1] * deep.kind.bands > MAX_VALUES:
+                    raise UserError(f"too many values ({deep.size[0]}x{deep.size[1]}, {deep.kind}), {path}; cut it into tiles")
                 yield deep
                 return
             with Image.open(stream, formats=sorted(set(FORMATS.values()))) as image:

@@ -30,6 +30,8 @@ BANDS = "SCIQ"
 """Axes of a TIFF that are bands; tifffile calls I and Q what a file does not explain."""
 
 TILE = 256
+LARGEST_TILE = 4096
+"""The largest side of a tile that a small image may claim."""
 CACHE = 2**28
 """Bytes of decoded strips and tiles that are kept: a row of windows reads each of them again and again."""
 
@@ -57,14 +59,19 @@ class Tiff:
         samples = sizes[others[0]] if others else 1
         page = self.page = series.keyframe
         self.height, self.width = int(sizes["Y"]), int(sizes["X"])
+        if not self.height or not self.width:
+            raise UserError("an image without pixels")
         self.dtype = np.dtype(page.dtype or np.void)
         self.depth = depth_of(self.dtype)
-        self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype.kind == "u"
+        self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype.kind in "bu"
+        self.white = 1 if self.dtype.kind == "b" else 2 ** int(page.bitspersample) - 1
         frames: list[Any] = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
         self.pages = [list(zip(frame.dataoffsets, frame.databytecounts, strict=True)) for frame in frames]
         """Of every page, where its strips or tiles are, and how long."""
         extra = [int(kind) for kind in page.extrasamples]
-        self.alpha = len(self.pages) == 1 and bool(extra) and extra[-1] in (1, 2)
+        self.alpha = len(self.pages) == 1 and samples > 1 and bool(extra) and extra[-1] in (1, 2)
+        self.associated = self.alpha and extra[-1] == 1
+        """Whether colors are stored times alpha."""
         self.count = samples - self.alpha
         photometric = tifffile.PHOTOMETRIC
         everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
@@ -72,12 +79,17 @@ class Tiff:
         """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
         if not self.pillow and page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise UserError("a palette deeper than 8 bits")
-        self.nodata = nodata_of(page)
+        self._check_pieces()
+        indices = page.photometric in (photometric.PALETTE, photometric.SEPARATED)  # whose values are not those of the colors
+        nodata = None if indices else nodata_of(page)
+        self.nodata = self.white - nodata if self.inverted and nodata is not None else nodata
         self.orientation = int(page.tags.valueof(274, 1))
         self.georeference = tuple(
             Tag(code, tag.dtype, tag.count, tag.value) for code in GEOREFERENCE if (tag := page.tags.get(code)) is not None
         )
         self.kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self.held = 0
+        """Bytes of them."""
         self.lock = threading.Lock()
 
     @property
@@ -95,12 +107,13 @@ class Tiff:
             parts = [self._part(k, top, left, bottom, right) for k in range(len(self.pages))]
         x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         if self.inverted:
-            x = np.iinfo(self.dtype).max - x
+            x = (self.white - x).astype(x.dtype)
         if x.dtype == bool:
             x = x.astype(np.uint8) * 255
         alpha = x[..., -1] if self.alpha else None
-        pixels = np.ascontiguousarray(x[..., : self.count], dtype=self.depth)
-        return pixels, alpha
+        with np.errstate(over="ignore"):  # beyond float32 there is nothing
+            pixels = np.ascontiguousarray(x[..., : self.count], dtype=self.depth)
+        return _unassociated(pixels, alpha) if self.associated and alpha is not None else pixels, alpha
 
     def _part(self, number: int, top: int, left: int, bottom: int, right: int) -> NDArray[Any]:
         """Of one page, ``(h, w, samples)``."""
@@ -119,15 +132,43 @@ class Tiff:
                     y, x = row * high, column * wide
                     y0, y1, x0, x1 = max(top, y), min(bottom, y + high), max(left, x), min(right, x + wide)
                     bands = slice(plane, plane + 1) if planes > 1 else slice(None)
-                    given = 0 if piece is None else piece[y0 - y : y1 - y, x0 - x : x1 - x]
+                    given = self._nothing() if piece is None else piece[y0 - y : y1 - y, x0 - x : x1 - x]
                     out[y0 - top : y1 - top, x0 - left : x1 - left, bands] = given
         return out
+
+    def _nothing(self) -> Any:
+        """What a sparse file means where it has no strip or tile."""
+        nodata = nodata_of(self.page)
+        return 0 if nodata is None else np.array(nodata).astype(self.dtype)
+
+    def _check_pieces(self) -> None:
+        """Raises ``ValueError`` where the file has more or fewer strips or tiles than its image, or none of a possible size."""
+        page = self.page
+        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
+        if (
+            high < 1
+            or wide < 1
+            or (page.is_tiled and (high > max(LARGEST_TILE, 2 * self.height) or wide > max(LARGEST_TILE, 2 * self.width)))
+        ):
+            raise ValueError(f"strips or tiles of {wide}x{high}")
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        expected = -(-self.height // high) * -(-self.width // wide) * planes
+        for page_pieces in self.pages:
+            if len(page_pieces) != expected and not self.pillow:
+                raise ValueError(f"{len(page_pieces)} strips or tiles instead of {expected}")
 
     def _raw(self, number: int) -> bool:
         """Whether the pixels of a page lie in the file as they are, in one piece."""
         page, pieces = self.page, self.pages[number]
-        plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled and self.dtype.kind != "b"
-        return plain and all(a + length == b for (a, length), (b, _) in itertools.pairwise(pieces))
+        plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled
+        if not plain or page.bitspersample != 8 * self.dtype.itemsize or self.dtype.kind == "b":
+            return False
+        each = 1 if page.planarconfig == 2 else page.samplesperpixel
+        high = min(page.rowsperstrip, self.height)
+        down = -(-self.height // high)
+        rows = [min(high, self.height - (k % down) * high) for k in range(len(pieces))]
+        full = all(length == n * self.width * each * self.dtype.itemsize for n, (_, length) in zip(rows, pieces, strict=True))
+        return full and all(a + length == b for (a, length), (b, _) in itertools.pairwise(pieces))
 
     def _copy_rows(self, number: int, out: NDArray[Any], top: int, left: int) -> None:
         """Straight from the file."""
@@ -158,10 +199,18 @@ class Tiff:
         assert found is not None  # there are bytes
         piece: NDArray[Any] = found[0]
         self.kept[key] = piece
-        total = sum(each.nbytes for each in self.kept.values())
-        while total > CACHE and len(self.kept) > 1:
-            total -= self.kept.popitem(last=False)[1].nbytes
+        self.held += piece.nbytes
+        while self.held > CACHE and len(self.kept) > 1:
+            self.held -= self.kept.popitem(last=False)[1].nbytes
         return piece
+
+
+def _unassociated(pixels: Pixels, alpha: NDArray[Any]) -> Pixels:
+    """Colors as they are, of those that are stored times alpha."""
+    most = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1.0
+    share = alpha[..., None].astype(np.float64) / most
+    colors = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0)
+    return (np.clip(np.rint(colors), 0, most) if pixels.dtype.kind == "u" else colors).astype(pixels.dtype)
 
 
 def depth_of(dtype: np.dtype[Any]) -> Depth:

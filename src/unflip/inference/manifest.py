@@ -32,7 +32,8 @@ class Manifest:
     def __init__(self, out: Place, translator: Translator) -> None:
         self.out = out
         self.model = f"{translator.config.files.get('model.safetensors', 'unknown')}:{translator.direction}"
-        """The weights and the direction: what makes a translation another one."""
+        self.model += f":{translator.depth}" if translator.depth else ""
+        """The weights, the direction and the depth that was asked for: what makes a translation another one."""
         self.by: Line = {"model": self.model, "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
         self.done: dict[str, str] = {}
         """The names of what is done, and of what source."""
@@ -87,7 +88,7 @@ class Manifest:
         try:
             line = json.loads(text)
             if line["model"] != self.model:
-                raise UserError(f"--out {self.out} holds translations by another model or direction; choose another folder")
+                raise UserError(f"--out {self.out} holds translations by another model, direction or depth; choose another folder")
             if line["status"] == "done":
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)

@@ -58,6 +58,8 @@ class Translator:
         ends = (self.config.source, self.config.target)
         self.source, self.target = ends if side == FORWARD else ends[::-1]
         self.generator = model.generators[side]
+        self.depth: Depth | None = None
+        """Of the translations, where that is not the target's."""
         self.one_by_one = self.half = self.compiled = False
         self.tile: Tile = "auto"
         """The side of the tiles by which an image is translated, in pixels; "auto": only where it is too large for the memory."""
@@ -186,18 +188,18 @@ class Translator:
 
     def stored(self, y: Tensor, size: tuple[int, int], valid: Valid | None = None, nodata: float | None = None) -> Pixels:
         """What the network made of one image, ``(C, h, w)``, as ``target`` says, at ``size``."""
-        y = narrowed(y, self.target.count)
-        if self.target.plain and self.target.count in (1, 3) and valid is None:
+        y, nodata = narrowed(y, self.target.count), self.nodata(nodata)
+        if self.target.plain and self.target.count in (1, 3) and valid is None and nodata is None:
             image = to_image(y).permute(1, 2, 0).cpu().numpy()
             if image.shape[1::-1] == size:
                 return image
             return _bands(np.asarray(_picture(image).resize(size, Image.Resampling.BICUBIC)))
         x = resized(y.permute(1, 2, 0).cpu().numpy(), size)
-        return self.target.stored(x, None if valid is None else nearest(valid, size), self.nodata(nodata))
+        return self.target.stored(x, None if valid is None else nearest(valid, size), nodata)
 
     def nodata(self, given: float | None) -> float | None:
         """What stands for nothing in the translation of an image where ``given`` does."""
-        return given if self.target.nodata is None else self.target.nodata
+        return self.target.empty(given)
 
     def _picture(self, image: Image.Image) -> Image.Image:
         if not self.target.common and (self.target.depth, self.target.count) != ("uint16", 1):
@@ -289,8 +291,8 @@ def load(
     if depth not in (None, *FULL):
         raise UserError(f"not a depth, {depth!r}; use {', '.join(FULL)}")
     translator = Translator(modelfolder.load(Path(path), chosen), chosen, direction)
-    if depth is not None:
-        translator.target = translator.target.of_depth(depth)
+    if depth is not None and depth != translator.target.depth:
+        translator.target, translator.depth = translator.target.of_depth(depth), depth
     if tile not in ("auto", "none") and not isinstance(translator.generator, Generator):
         raise UserError(f"{path} is multi-scale: it sees images in windows of its own; leave out the tiles")
     translator.tile, translator.statistics = tile, statistics

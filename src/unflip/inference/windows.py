@@ -62,7 +62,8 @@ def large(path: str, translator: Translator, name: str) -> Large | None:
             tiff = Tiff(file)
             alike = (tiff.depth, tiff.count) == (translator.source.depth, translator.source.count)
             side = translator.side((tiff.height, tiff.width))
-            fits = alike and tiff.windows and tiff.orientation not in TURNS and tiff.page.photometric in STORED
+            stored = tiff.page.photometric in STORED and not tiff.associated
+            fits = alike and tiff.windows and stored and tiff.orientation not in TURNS
             if side is not None and fits and tiff.whole(Path(local(path)).stat().st_size):
                 return Large(path, file, tiff, side)
     except Exception:  # whatever is wrong with it, is said where it is decoded

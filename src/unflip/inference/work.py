@@ -61,7 +61,7 @@ def stored(translator: Translator, image: Decoded, translation: Pixels, path: st
 
 def trusted(translator: Translator, image: Decoded, translation: Pixels) -> tuple[bytes, Line]:
     """The file of a translation's trust map, and what the manifest says of it."""
-    trust = trust_map(translator.source.view(image.pixels), translator.target.view(translation))
+    trust = trust_map(translator.source.view(image.pixels, image.valid), translator.target.view(translation))
     return trust_png(trust), {"trust": round(float(trust.mean()), 4)}
 
 

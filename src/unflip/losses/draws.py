@@ -75,11 +75,16 @@ class Stream:
     def positions(self, shape: TapShape, count: int, of: str = "source") -> Tensor:
         """Up to ``count`` different positions of a feature map for every image: ``(N, P)`` indices into its ``h * w`` positions.
 
-        Only such where the image ``of`` ("source" or "target") holds something, in half of what they stand for; all of them if nowhere.
+        Only such where the image ``of`` ("source" or "target") holds something, in half of what they stand for; where there are fewer, some
+        come twice; where there are none, all can come.
         """
-        there = iter(self._places(shape, of))
-        size = min(map(len, self._places(shape, of)))
-        return self.each(lambda rng: rng.choice(next(there), min(count, size), replace=False, shuffle=False), "positions", shape.name)
+        there, most = iter(self._places(shape, of)), min(count, shape.height * shape.width)
+
+        def drawn(rng: np.random.Generator) -> np.ndarray:
+            places = next(there)
+            return rng.choice(places, most, replace=len(places) < most, shuffle=False)
+
+        return self.each(drawn, "positions", shape.name)
 
     def positions_at(self, taps: Sequence[TapShape], count: int, of: str = "source") -> tuple[Tensor, ...]:
         """:meth:`positions` at every tap, independent of each other."""
