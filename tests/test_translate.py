@@ -349,7 +349,7 @@ def test_two_sided_models_translate_both_ways(models: Callable[..., Path], tmp_p
     save(tmp_path / "in/a.png", image)
     quietly(forward, tmp_path / "in", tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match="another model or direction"):
+    with pytest.raises(UserError, match="another model, direction or depth"):
         quietly(backward, tmp_path / "in", tmp_path / "out")
     assert tree(tmp_path / "out") == before
 
@@ -536,7 +536,7 @@ def test_an_interrupted_folder_goes_on(
 def test_translations_of_another_model_are_not_mixed(models: Callable[..., Path], done: tuple[Path, Path]) -> None:
     source, out = done
     before = tree(out)
-    with pytest.raises(UserError, match="another model or direction; choose another folder"):
+    with pytest.raises(UserError, match="another model, direction or depth; choose another folder"):
         quietly(unflip.load(models(seed=8), device="cpu"), source, out)
     assert tree(out) == before
 
