@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import unflip
+from helpers import make_model
+from unflip.inference.translator import Translator
+
 SOURCES = Path(__file__).parents[1] / "src"
 
 
@@ -91,3 +95,14 @@ def cli_process(terminal: None) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run_there
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose networks give lively output."""
+    return make_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def translator(model: Path) -> Translator:
+    return unflip.load(model, device="cpu")

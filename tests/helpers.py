@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unflip import modelfolder
 from unflip.config import Config
 from unflip.data.labels import Classes
 from unflip.losses.draws import Draws
 from unflip.losses.objective import active
 from unflip.methods import Recipe
+from unflip.methods.passes import SIDES
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
+from unflip.modelfolder import ModelConfig
 from unflip.networks import Generator, ResnetConfig
 from unflip.segmenterfolder import HeldOut, Measured, SegmenterModel, SegmenterModelConfig
 from unflip.types import Batch, Size
@@ -190,6 +193,15 @@ class Players(NamedTuple):
         self.optimizers[player].zero_grad(set_to_none=True)
         total.backward()
         self.optimizers[player].step()
+
+
+def make_model(folder: Path, *, sides: int = 1, seed: int = 7, width: int = 4, **fields: Any) -> Path:
+    """A model folder whose networks give lively output; ``fields`` of its configuration."""
+    described = ModelConfig(generator=ResnetConfig(width=width, blocks=2), sides=sides, **fields)
+    ends = (described.channels, described.channels)
+    networks = {side: scale_weights(described.generator.build(*ends, rng()), seed + i).float() for i, side in enumerate(SIDES[sides])}
+    modelfolder.save(folder, described, nn.ModuleDict(networks), None)
+    return folder
 
 
 def labels(n: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:

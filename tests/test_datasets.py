@@ -18,8 +18,7 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-import unflip
-from test_translate import make_model, picture, save, tree
+from test_translate import picture, save, tree
 from unflip.data import streets
 from unflip.data.folders import find_images, survey
 from unflip.data.labels import match_labels, read_classes, survey_labels
@@ -31,16 +30,6 @@ from unflip.inference.moved import Moved
 from unflip.inference.translator import Translator
 
 SIZES = [(40, 33), (25, 38), (37, 24), (30, 30)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
-def translator(model: Path) -> Translator:
-    return unflip.load(model, device="cpu")
 
 
 def quietly(translator: Translator, source: Path | str, out: Path | str, **options: Any) -> Outcome:

@@ -11,10 +11,9 @@ import pytest
 import tifffile
 import torch
 from PIL import ExifTags, Image
-from torch import nn
 
 import unflip
-from helpers import SIZE, Players, images, labels, rng, scale_weights, small_recipe
+from helpers import SIZE, Players, images, labels, make_model, small_recipe
 from test_train import quietly, small
 from unflip import modelfolder
 from unflip.data.bands import RGB, Bands
@@ -28,9 +27,6 @@ from unflip.inference.folders import translate_folder
 from unflip.inference.translator import Translator
 from unflip.losses.draws import Stream, TapShape
 from unflip.methods import METHODS
-from unflip.methods.passes import SIDES
-from unflip.modelfolder import ModelConfig
-from unflip.networks import ResnetConfig
 from unflip.recipes.audit import audit
 from unflip.recipes.train import configure
 from unflip.types import Batch, Size
@@ -40,14 +36,9 @@ OPTICAL = Bands(count=4, depth="uint16", ranges=((100, 3000), (100, 3000), (100,
 HEIGHT = Bands(count=1, depth="float32", ranges=((-50, 150),), nodata=-9999, masked=True)
 
 
-def make(folder: Path, source: Bands, target: Bands, *, sides: int = 1, resize: str = "none") -> Translator:
-    """The translator of a model whose networks give lively output."""
-    config = ResnetConfig(width=4, blocks=2)
-    count = max(source.count, target.count)
-    networks = {side: scale_weights(config.build(count, count, rng()), 7 + i).float() for i, side in enumerate(SIDES[sides])}
-    described = ModelConfig(generator=config, sides=sides, resize=resize, source=source, target=target)
-    modelfolder.save(folder / "model", described, nn.ModuleDict(networks), None)
-    return unflip.load(folder / "model", device="cpu")
+def make(folder: Path, source: Bands, target: Bands, **more: Any) -> Translator:
+    """The translator of a model of such images, ``folder/model``."""
+    return unflip.load(make_model(folder / "model", source=source, target=target, **more), device="cpu")
 
 
 def scene(height: int, width: int, bands: Bands, seed: int = 0) -> np.ndarray:

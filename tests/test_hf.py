@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 import unflip
-from test_translate import make_model, picture, save, tree
+from helpers import make_model
+from test_translate import picture, save, tree
 from unflip.errors import MissingExtra, UserError
 from unflip.inference import saved
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder
@@ -37,16 +38,6 @@ FEATURES = datasets.Features(
         "text": datasets.Value("large_string"),
     }
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
-def translator(model: Path) -> Translator:
-    return unflip.load(model, device="cpu")
 
 
 @pytest.fixture(autouse=True)

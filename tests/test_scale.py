@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 import unflip
+from helpers import make_model
 from ray_worker import MARK, Bucket, Deadly
 from test_shards import labels, png, shard
-from test_translate import make_model, picture, save, tree
+from test_translate import picture, save, tree
 from unflip.data.places import Place
 from unflip.errors import MissingExtra, UserError
 from unflip.inference import manifest as manifests
@@ -35,16 +36,6 @@ from unflip.inference.translator import Translator
 
 HERE = Path(__file__).parent
 Member = tuple[str, bytes]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
-def translator(model: Path) -> Translator:
-    return unflip.load(model, device="cpu")
 
 
 @pytest.fixture

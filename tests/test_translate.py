@@ -17,27 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import unflip
-from helpers import lively, rng, scale_weights
+from helpers import lively, make_model, rng
 from unflip import modelfolder
 from unflip.data.images import FORMATS
 from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder
 from unflip.inference.translator import Translator
-from unflip.methods.passes import SIDES
-from unflip.modelfolder import ModelConfig
 from unflip.networks import ResnetConfig
 
 LEVEL = 1 / 255
 Array = np.ndarray[Any, Any]
-
-
-def make_model(folder: Path, *, sides: int = 1, seed: int = 7, width: int = 4, resize: str = "none") -> Path:
-    """A model folder whose networks give lively output."""
-    config = ResnetConfig(width=width, blocks=2)
-    networks = {side: scale_weights(config.build(3, 3, rng()), seed + i).float() for i, side in enumerate(SIDES[sides])}
-    modelfolder.save(folder, ModelConfig(generator=config, sides=sides, resize=resize), nn.ModuleDict(networks), None)
-    return folder
 
 
 @pytest.fixture(scope="module")

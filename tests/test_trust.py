@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
 import unflip
-from test_translate import make_model
+from helpers import make_model
 from unflip.data import streets
 from unflip.errors import UserError
 from unflip.evaluation.pictures import DOUBT, doubted
@@ -211,11 +211,6 @@ def test_the_picture_of_a_map() -> None:
 
 
 # --- folders
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture

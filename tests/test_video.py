@@ -141,11 +141,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("video") / "model")
 
 
-@pytest.fixture(scope="module")
-def translator(model: Path) -> Translator:
-    return unflip.load(model, device="cpu")
-
-
 class Copying:
     """A translator that changes nothing, so that what comes out shows what reading and writing do."""
 

@@ -31,3 +31,8 @@ class Interrupted(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, which can be many lines or none, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -94,10 +94,14 @@ class Bands(Config):
             x[~nearest(valid, x.shape[1::-1])] = np.nan
         return x
 
+    def nothing(self, given: float | None) -> float | None:
+        """The value that stands for nothing: their own, or where they have none, ``given``."""
+        return given if self.nodata is None else self.nodata
+
     def empty(self, given: float | None) -> float | None:
         """The value that stands for nothing in images stored so, where ``given`` does in those that they are made of: their own, or the
         same, or where that cannot be stored, 0. None: there is none."""
-        value = given if self.nodata is None else self.nodata
+        value = self.nothing(given)
         if value is None:
             return None
         if self.depth == "float32":
@@ -161,6 +165,16 @@ class GivenBands(Config):
         if self.percentiles is not None and self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles: {list(self.percentiles)} is no range; give the lower one first")
         return self
+
+
+def banded(x: NDArray[Any]) -> NDArray[Any]:
+    """``(H, W)`` as ``(H, W, 1)``."""
+    return x[..., None] if x.ndim == 2 else x
+
+
+def unbanded(x: NDArray[Any]) -> NDArray[Any]:
+    """``(H, W, 1)`` as ``(H, W)``, as other libraries want a single band."""
+    return x[..., 0] if x.shape[2] == 1 else x
 
 
 def widened(x: Tensor, count: int) -> Tensor:

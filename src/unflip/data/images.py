@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from unflip.data.bands import RGB, Bands, Kind, Pixels, Valid, nearest
+from unflip.data.bands import RGB, Bands, Kind, Pixels, Valid, banded, nearest
 from unflip.data.formats import FORMATS as FORMATS
 from unflip.data.places import opened
 from unflip.data.resize import parse_resize, resized
 from unflip.data.tiff import SIGNATURES, Tag, Tiff
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 
 Array = NDArray[np.uint8]
 
@@ -115,14 +115,14 @@ def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB) -> De
         alpha = np.array(image.getchannel("A"))
     mode = "RGB" if bands.count == 3 else "L"
     if bands.masked or bands.nodata is not None:  # what holds nothing must not be mixed with its surroundings
-        return finished(_three(np.array(image.convert(mode))), alpha, None, resize, bands, flat)
-    return Decoded(_three(np.array(_resized(image.convert(mode), size, flat))), alpha, image.size)
+        return finished(banded(np.array(image.convert(mode))), alpha, None, resize, bands, flat)
+    return Decoded(banded(np.array(_resized(image.convert(mode), size, flat))), alpha, image.size)
 
 
 def finished(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, resize: str, bands: Bands, flat: bool = False) -> Decoded:
     """Upright bands with what is to be known of them: where they hold nothing; resized."""
     height, width = pixels.shape[:2]
-    nodata = nodata if bands.nodata is None else bands.nodata
+    nodata = bands.nothing(nodata)
     known = valid_pixels(pixels, alpha, nodata, bands)
     size = parse_resize(resize).size_for(width, height)
     return Decoded(nearest(pixels, size) if flat else resized(pixels, size, known), alpha, (width, height), known, nodata)
@@ -207,8 +207,7 @@ class _Deep:
 
     def read(self) -> tuple[Pixels, NDArray[Any] | None]:
         self.stream.seek(0)
-        x = imagecodecs.png_decode(self.stream.read())
-        x = x[..., None] if x.ndim == 2 else x
+        x = banded(imagecodecs.png_decode(self.stream.read()))
         # a color that is transparent (tRNS) becomes alpha, of which the header says nothing
         return (x[..., :-1], x[..., -1]) if x.shape[2] > self.kind.bands else (x, None)
 
@@ -285,7 +284,7 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
     except Exception as error:  # a damaged file can raise anything from a decoder
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"cannot read the image, {path} ({error.strerror}); check the path and its permissions") from error
-        raise UserError(f"broken or truncated image, {path} ({_one_line(error)}); replace or remove it") from error
+        raise UserError(f"broken or truncated image, {path} ({one_line(error)}); replace or remove it") from error
 
 
 def _refuse_bombs(size: tuple[int, int], path: Path | str) -> None:
@@ -360,12 +359,3 @@ def _resized(image: Image.Image, size: tuple[int, int], flat: bool) -> Image.Ima
     if image.size == size:
         return image
     return image.resize(size, Image.Resampling.NEAREST if flat else Image.Resampling.BICUBIC)  # Pillow's bicubic is antialiased
-
-
-def _three(x: Array) -> Array:
-    """``(H, W)`` as ``(H, W, 1)``."""
-    return x[..., None] if x.ndim == 2 else x
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

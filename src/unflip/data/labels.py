@@ -26,7 +26,7 @@ from unflip.data.images import MAX_PIXELS
 from unflip.data.places import opened
 from unflip.data.resize import parse_resize
 from unflip.data.store import Store
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 
 Ids = NDArray[np.uint8]
 
@@ -205,7 +205,7 @@ def _values(path: Path, classes: Classes, way: Stored) -> tuple[NDArray[np.int32
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything from a decoder
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"label map cannot be read, {path} ({reason}); replace it") from error
     if way.band is not None:
         return rgb[..., way.band], "value"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unflip.data.bands import FULL, Bands, GivenBands, Kind, Range
+from unflip.data.bands import FULL, Bands, GivenBands, Kind, Range, check_ranges
 from unflip.data.folders import Entry
 from unflip.data.images import read
 from unflip.errors import UserError
@@ -27,21 +26,23 @@ def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
 
     8-bit images are color, unless all are gray; others must all be of one kind. Ranges are those of :class:`unflip.data.bands.GivenBands`.
     """
-    kinds = Counter((entry.kind.depth, entry.kind.bands) for entry in entries)
+    kinds = {(entry.kind.depth, entry.kind.bands) for entry in entries}
     if all(depth == "uint8" and count in (1, 3) for depth, count in kinds):
         found = given.count or max(count for _, count in kinds)
         if found not in (1, 3):
             raise UserError(f"{side} images are 8-bit gray or color, and data.{side}_bands.count asks for {found} bands; use 1 or 3")
         bands = Bands(count=found)
     else:
-        bands = Bands(count=_alike(entries, given, side).bands, depth=next(iter(kinds))[0], ranges=(FULL[next(iter(kinds))[0]],))
+        kind = _alike(entries, given, side)
+        bands = Bands(count=kind.bands, depth=kind.depth, ranges=(FULL[kind.depth],))
     nodata = given.nodata if given.nodata is not None else _one_nodata(entries, side)
     masked = nodata is not None or bands.depth == "float32"
     bands = bands.model_copy(update={"nodata": nodata, "masked": masked})
     if given.ranges is not None:
-        checked = len(given.ranges)
-        if checked not in (1, bands.count):
-            raise UserError(f"data.{side}_bands.ranges: {checked} for {bands.count} bands; give one pair for each, or one for all")
+        try:
+            check_ranges(given.ranges, bands.count)
+        except ValueError as error:
+            raise UserError(f"data.{side}_bands.{error}") from None
         bands = bands.model_copy(update={"ranges": given.ranges})
     measured = given.ranges is None and (bands.depth != "uint8" or given.percentiles is not None)
     transparent = not masked and any(entry.kind.alpha for entry in entries)

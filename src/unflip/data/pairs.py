@@ -130,10 +130,14 @@ class Pairs(Dataset[Item]):
         place = place._replace(flipped=bool(self.flip and rng.random() < 0.5))
         if not image.is_floating_point():
             return place
-        tried = [place]
-        while tried[-1].share(image) < 0.5 and len(tried) <= MORE_PLACES:
-            tried.append(anywhere()._replace(flipped=place.flipped))
-        return max(tried, key=lambda each: each.share(image))
+        share = place.share(image)
+        for _ in range(MORE_PLACES):
+            if share >= 0.5:
+                break
+            other = anywhere()._replace(flipped=place.flipped)
+            if (more := other.share(image)) > share:
+                place, share = other, more
+        return place
 
 
 class _Place(NamedTuple):
@@ -146,12 +150,15 @@ class _Place(NamedTuple):
 
     def cut(self, image: Tensor) -> Tensor:
         """``(H, W, C)`` to ``(C, height, width)``."""
-        crop = image[self.top : self.top + self.size.height, self.left : self.left + self.size.width].permute(2, 0, 1)
+        crop = self._inside(image).permute(2, 0, 1)
         return (crop.flip(2) if self.flipped else crop).contiguous()
 
     def share(self, image: Tensor) -> float:
         """Of the pixels that hold something."""
-        return float(self.cut(image)[0].isfinite().float().mean())
+        return float(self._inside(image)[..., 0].isfinite().float().mean())
+
+    def _inside(self, image: Tensor) -> Tensor:
+        return image[self.top : self.top + self.size.height, self.left : self.left + self.size.width]
 
 
 def loader(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unflip.data import shards
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 from unflip.files import disk_errors, make_folder, write_bytes, written
 
 
@@ -166,5 +166,5 @@ def _asking(what: str, url: Path | str) -> Iterator[None]:
     except ImportError as error:  # the driver of its protocol: fsspec says which package has it
         raise UserError(f"cannot {what} {url}: {error}") from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"cannot {what} {url} ({reason}); check the address, and the permissions to {what} there") from error

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unflip.data.bands import Bands, Pixels
+from unflip.data.bands import Bands, Pixels, unbanded
 from unflip.data.formats import FORMATS, ending
 from unflip.data.tiff import Tag, write_tiff
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 from unflip.files import make_folder, write_bytes
 
 HOLDS = {
@@ -66,7 +66,7 @@ def encode(
     if kind != "TIFF" and (str(pixels.dtype), pixels.shape[2]) not in HOLDS[kind]:
         raise UserError(f"{kind} cannot hold {pixels.dtype} with {pixels.shape[2]} bands, {path}; name it .tif")
     if alpha is not None and kind in WITH_ALPHA:
-        pixels = np.concatenate([pixels, as_deep(alpha, pixels.dtype)[..., None]], axis=2)
+        pixels = with_alpha(pixels, alpha)
     else:
         alpha = None
     try:
@@ -77,13 +77,17 @@ def encode(
             return buffer.getvalue()
         if pixels.dtype == np.uint16:
             return bytes(imagecodecs.png_encode(pixels))
-        return _encoded(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), kind)
+        return _encoded(Image.fromarray(unbanded(pixels)), kind)
     except (OSError, ValueError) as error:  # a format's limit, such as WebP's 16383 pixels
-        raise UserError(f"cannot write {path}: {' '.join(str(error).split()) or type(error).__name__}; use another format") from error
+        raise UserError(f"cannot write {path}: {one_line(error)}; use another format") from error
 
 
-def as_deep(alpha: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Alpha of any depth as deep as the bands: opaque stays opaque."""
+def with_alpha(pixels: Pixels, alpha: NDArray[Any]) -> Pixels:
+    """``(H, W, C)`` and alpha ``(H, W)`` of any depth as ``(H, W, C + 1)``: opaque stays opaque."""
+    return np.concatenate([pixels, _as_deep(alpha, pixels.dtype)[..., None]], axis=2)
+
+
+def _as_deep(alpha: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if alpha.dtype == dtype:
         return alpha
     most = {kind: 1.0 if kind.kind == "f" else float(np.iinfo(kind).max) for kind in (alpha.dtype, dtype)}

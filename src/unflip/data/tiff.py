@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from unflip.data.bands import Depth, Pixels
+from unflip.data.bands import Depth, Pixels, unbanded
 from unflip.errors import UserError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
@@ -63,7 +64,8 @@ class Tiff:
             raise UserError("an image without pixels")
         self.dtype = np.dtype(page.dtype or np.void)
         self.depth = depth_of(self.dtype)
-        self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype.kind in "bu"
+        photometric = tifffile.PHOTOMETRIC
+        self.inverted = page.photometric == photometric.MINISWHITE and self.dtype.kind in "bu"
         self.white = 1 if self.dtype.kind == "b" else 2 ** int(page.bitspersample) - 1
         frames: list[Any] = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
         self.pages = [list(zip(frame.dataoffsets, frame.databytecounts, strict=True)) for frame in frames]
@@ -73,13 +75,16 @@ class Tiff:
         self.associated = self.alpha and extra[-1] == 1
         """Whether colors are stored times alpha."""
         self.count = samples - self.alpha
-        photometric = tifffile.PHOTOMETRIC
         everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
         self.pillow = self.dtype.itemsize == 1 and len(self.pages) == 1 and everyday.get(self.count, False)
         """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
-        if not self.pillow and page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        if not self.pillow and page.photometric == photometric.PALETTE:
             raise UserError("a palette deeper than 8 bits")
+        self.piece = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
+        """Height and width of its tiles or strips."""
         self._check_pieces()
+        self.raw = [self._is_raw(pieces) for pieces in self.pages]
+        """Of every page, whether its pixels lie in the file as they are, in one piece."""
         indices = page.photometric in (photometric.PALETTE, photometric.SEPARATED)  # whose values are not those of the colors
         nodata = None if indices else nodata_of(page)
         self.nodata = self.white - nodata if self.inverted and nodata is not None else nodata
@@ -95,7 +100,7 @@ class Tiff:
     @property
     def windows(self) -> bool:
         """Whether a part can be read without decoding all of it."""
-        return self._raw(0) or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
+        return self.raw[0] or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
 
     def whole(self, size: int) -> bool:
         """Whether all pixels lie within the ``size`` bytes of the file."""
@@ -119,12 +124,11 @@ class Tiff:
         """Of one page, ``(h, w, samples)``."""
         page, samples = self.page, self.page.samplesperpixel
         out = np.empty((bottom - top, right - left, samples), dtype=self.dtype)
-        if self._raw(number):
+        if self.raw[number]:
             self._copy_rows(number, out, top, left)
             return out
         planes = samples if page.planarconfig == 2 else 1
-        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
-        across, down = -(-self.width // wide), -(-self.height // high)
+        (high, wide), (down, across) = self.piece, self._grid()
         for plane in range(planes):
             for row in range(top // high, -(-bottom // high)):
                 for column in range(left // wide, -(-right // wide)):
@@ -141,31 +145,28 @@ class Tiff:
         nodata = nodata_of(self.page)
         return 0 if nodata is None else np.array(nodata).astype(self.dtype)
 
+    def _grid(self) -> tuple[int, int]:
+        """How many tiles or strips there are, down and across, in each plane of a page."""
+        return -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
+
     def _check_pieces(self) -> None:
         """Raises ``ValueError`` where the file has more or fewer strips or tiles than its image, or none of a possible size."""
-        page = self.page
-        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
-        if (
-            high < 1
-            or wide < 1
-            or (page.is_tiled and (high > max(LARGEST_TILE, 2 * self.height) or wide > max(LARGEST_TILE, 2 * self.width)))
-        ):
+        page, (high, wide) = self.page, self.piece
+        too_large = high > max(LARGEST_TILE, 2 * self.height) or wide > max(LARGEST_TILE, 2 * self.width)
+        if high < 1 or wide < 1 or (page.is_tiled and too_large):
             raise ValueError(f"strips or tiles of {wide}x{high}")
-        planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        expected = -(-self.height // high) * -(-self.width // wide) * planes
-        for page_pieces in self.pages:
-            if len(page_pieces) != expected and not self.pillow:
-                raise ValueError(f"{len(page_pieces)} strips or tiles instead of {expected}")
+        expected = math.prod(self._grid()) * (page.samplesperpixel if page.planarconfig == 2 else 1)
+        for pieces in self.pages:
+            if len(pieces) != expected and not self.pillow:
+                raise ValueError(f"{len(pieces)} strips or tiles instead of {expected}")
 
-    def _raw(self, number: int) -> bool:
-        """Whether the pixels of a page lie in the file as they are, in one piece."""
-        page, pieces = self.page, self.pages[number]
+    def _is_raw(self, pieces: Sequence[tuple[int, int]]) -> bool:
+        page = self.page
         plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled
         if not plain or page.bitspersample != 8 * self.dtype.itemsize or self.dtype.kind == "b":
             return False
         each = 1 if page.planarconfig == 2 else page.samplesperpixel
-        high = min(page.rowsperstrip, self.height)
-        down = -(-self.height // high)
+        high, down = self.piece[0], self._grid()[0]
         rows = [min(high, self.height - (k % down) * high) for k in range(len(pieces))]
         full = all(length == n * self.width * each * self.dtype.itemsize for n, (_, length) in zip(rows, pieces, strict=True))
         return full and all(a + length == b for (a, length), (b, _) in itertools.pairwise(pieces))
@@ -270,7 +271,7 @@ def write_tiff(
             tiff.write(tiles, shape=shape if samples > 1 else shape[:2], dtype=dtype, tile=(TILE, TILE), **options)
         else:
             image = np.concatenate(list(rows))
-            tiff.write(image if samples > 1 else image[..., 0], **options)
+            tiff.write(unbanded(image), **options)
 
 
 def _tiles(rows: Iterator[Pixels], width: int) -> Iterator[Pixels]:
@@ -282,7 +283,7 @@ def _tiles(rows: Iterator[Pixels], width: int) -> Iterator[Pixels]:
         band = np.pad(band, ((0, down), (0, across), (0, 0)), mode="edge")
         for left in range(0, width, TILE):
             tile = np.ascontiguousarray(band[:, left : left + TILE])
-            yield tile if tile.shape[2] > 1 else tile[..., 0]
+            yield unbanded(tile)
 
     for part in rows:
         held.append(part)

@@ -17,7 +17,7 @@ from unflip.data.folders import everything
 from unflip.data.formats import ending, is_image
 from unflip.data.labels import match_labels
 from unflip.data.places import Place, is_remote, listed, local, opened
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 from unflip.files import disk_errors, make_folder
 from unflip.inference.jobs import Job, Line, identity
 from unflip.inference.labelmaps import Pairs, recognized, within
@@ -243,7 +243,7 @@ def _check_size(file: Companion, data: bytes, sizes: dict[str, tuple[int, ...]])
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
     except Exception as error:  # a damaged file can raise anything from a decoder
-        raise UserError(f"label map cannot be read, {file.source} ({' '.join(str(error).split())}); replace it") from error
+        raise UserError(f"label map cannot be read, {file.source} ({one_line(error)}); replace it") from error
     if (width, height) not in expected:
         wide, high = expected[0]
         raise UserError(f"label map is {width}x{height} while its image {file.images[0]} is {wide}x{high}, {file.source}; correct it")

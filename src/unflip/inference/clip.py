@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.devices import available_memory
-from unflip.inference.tiles import Moments, Read, Tiles
+from unflip.inference.tiles import Moments, Read, Tiles, instead
 from unflip.inference.translator import Translator
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm
@@ -51,11 +51,8 @@ def fixed(translator: Translator, frames: Sequence[Array]) -> Iterator[None]:
     shared = [_Shared(norm.eps) for norm in norms]
     with uncompiled(translator.compiled):
         _learn(translator, norms, shared, [resized(translator, frame) for frame in frames])
-        try:
-            _give(norms, [each.apply for each in shared])
+        with instead(norms, [each.apply for each in shared]):
             yield
-        finally:
-            _give(norms, [None] * len(norms))
 
 
 class _Shared:
@@ -105,15 +102,12 @@ def _learn(translator: Translator, norms: Sequence[InstanceNorm], shared: Sequen
             return _norm_by_norm(translator, shared, frames)
         x = torch.cat([_network(translator, frame) for frame in frames])
         try:
-            _give(norms, [_learning(each, len(frames)) for each in shared])
-            generator(x)
+            with instead(norms, [_learning(each, len(frames)) for each in shared]):
+                generator(x)
+            return None
         except torch.OutOfMemoryError:
             if isinstance(generator, Multiscale):
                 raise
-        else:
-            return None
-        finally:
-            _give(norms, [None] * len(norms))
         torch.cuda.empty_cache()
         return _norm_by_norm(translator, shared, frames)
 
@@ -145,14 +139,8 @@ def _side(translator: Translator, size: tuple[int, int]) -> int:
 
 
 def _network(translator: Translator, frame: Array) -> Tensor:
-    x = translator.encoded(torch.from_numpy(np.array(frame))).to(translator.device)
-    return x.contiguous(memory_format=torch.channels_last if translator.one_by_one else torch.contiguous_format)
+    return translator.laid_out(translator.encoded(torch.from_numpy(np.array(frame))))
 
 
 def _reader(translator: Translator, frame: Array) -> Read:
     return lambda top, left, bottom, right: _network(translator, frame[top:bottom, left:right])
-
-
-def _give(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], Tensor] | None]) -> None:
-    for norm, given in zip(norms, doing, strict=True):
-        norm.given = given

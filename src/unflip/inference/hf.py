@@ -24,7 +24,7 @@ from unflip.inference.manifest import Manifest
 from unflip.inference.outcome import Outcome
 from unflip.inference.saved import Row, Shard, Writer, loaded, quiet, rows_of
 from unflip.inference.translator import Translator
-from unflip.inference.work import at_once, line, stored, translated
+from unflip.inference.work import at_once, line, note_shard, stored, translated
 from unflip.progress import Bar
 
 ENDINGS = {kind: ending for ending, kind in reversed(FORMATS.items())} | {"MPO": ".jpg"}
@@ -143,11 +143,7 @@ def _translate(translator: Translator, shard: Shard, out: Place, note: Note, tic
     lines: list[Line] = []
     with out.writing(shard.name) as stream, Writer(stream, shard.split) as file:
         flow(_Rows(translator, shard, file, lines, tick), rows_of(shard), at_once(translator, None))
-    failed = sum(each["status"] == "failed" for each in lines)
-    for each in lines:
-        note(each | {"shard": shard.name})
-    whole = line(shard.name, shard.split.source, {"images": len(lines) - failed})
-    note(whole | {"status": "failed", "failed": failed} if failed else whole)
+    note_shard(note, shard.name, shard.split.source, lines)
 
 
 def _ending(data: bytes) -> str:

@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from unflip.data.places import is_remote, local
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 from unflip.files import write_bytes, write_json
 
 ROWS = 500
@@ -185,7 +185,7 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"cannot read the data set, {what} ({reason}); check its address, and that it can be reached") from error
 
 

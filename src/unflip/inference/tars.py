@@ -15,11 +15,11 @@ from unflip.data.images import Decoded, read
 from unflip.data.places import Place, streamed
 from unflip.data.save import name_for
 from unflip.data.shards import Header
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
 from unflip.inference.translator import Translator
-from unflip.inference.work import Guard, at_once, line, stored, translated, trusted
+from unflip.inference.work import Guard, at_once, line, note_shard, stored, translated, trusted
 
 
 def translate_shard(translator: Translator, job: Job, out: Place, maps: Place | None, note: Note, guard: Guard | None = None) -> None:
@@ -43,11 +43,7 @@ def translate_shard(translator: Translator, job: Job, out: Place, maps: Place | 
     except _BadShard as error:
         note(line(job.name, source, UserError(f"{error}, {job.source}")))
         return
-    failed = sum(each["status"] == "failed" for each in lines)
-    for each in lines:
-        note(each | {"shard": job.name})
-    whole = line(job.name, source, {"images": len(lines) - failed})
-    note(whole | {"status": "failed", "failed": failed} if failed else whole)
+    note_shard(note, job.name, source, lines)
 
 
 class _BadShard(Exception):
@@ -143,7 +139,7 @@ def _members(given: BinaryIO) -> Iterator[_Member]:
     except _BadShard:
         raise
     except Exception as error:  # of the tar, or of a connection
-        raise _BadShard(f"broken or truncated shard ({' '.join(str(error).split()) or type(error).__name__})") from error
+        raise _BadShard(f"broken or truncated shard ({one_line(error)})") from error
 
 
 def _add(tar: tarfile.TarFile, like: tarfile.TarInfo, name: str, data: bytes) -> None:

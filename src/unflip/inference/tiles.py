@@ -172,7 +172,7 @@ class Tiles:
         doing = [_by(norm, moments) for norm, moments in zip(self.norms, known, strict=False)]
         if last:
             doing[-1] = learn(self.norms[len(known) - 1], known[-1])
-        with _instead(self.norms, doing):
+        with instead(self.norms, doing):
             try:
                 image, _ = self.generator.run(x)
             except _Enough:
@@ -191,7 +191,8 @@ def _by(norm: InstanceNorm, moments: Moments) -> Callable[[Tensor], Tensor]:
 
 
 @contextmanager
-def _instead(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def instead(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within, the first ``norms`` do what ``doing`` says, one each."""
     try:
         for norm, given in zip(norms, doing, strict=False):
             norm.given = given

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from unflip import modelfolder
-from unflip.data.bands import FULL, Depth, Pixels, Valid, narrowed, nearest, widened
+from unflip.data.bands import FULL, Depth, Pixels, Valid, banded, narrowed, nearest, unbanded, widened
 from unflip.data.images import finished, prepare
 from unflip.data.resize import parse_resize, resized
-from unflip.data.save import as_deep
+from unflip.data.save import with_alpha
 from unflip.data.transforms import holes, to_image, to_network
 from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
@@ -125,13 +125,16 @@ class Translator:
         assert isinstance(self.generator, Generator)
         tiles = Tiles(self.generator, size, side)
         work = tiles.work(self.statistics)
-        layout = torch.channels_last if self.one_by_one else torch.contiguous_format
 
         def here(*box: int) -> Tensor:
-            return read(*box).to(self.device).contiguous(memory_format=layout)
+            return self.laid_out(read(*box))
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), uncompiled(self.compiled):
             yield from tiles.translate(here, self.statistics, lambda done: self.shown(done, work) if self.shown else None)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` on the device, in the order in which its convolutions want it."""
+        return x.to(self.device).contiguous(memory_format=torch.channels_last if self.one_by_one else torch.contiguous_format)
 
     @contextmanager
     def telling(self, shown: Callable[[int, int], None]) -> Iterator[None]:
@@ -188,24 +191,20 @@ class Translator:
 
     def stored(self, y: Tensor, size: tuple[int, int], valid: Valid | None = None, nodata: float | None = None) -> Pixels:
         """What the network made of one image, ``(C, h, w)``, as ``target`` says, at ``size``."""
-        y, nodata = narrowed(y, self.target.count), self.nodata(nodata)
+        y, nodata = narrowed(y, self.target.count), self.target.empty(nodata)
         if self.target.plain and self.target.count in (1, 3) and valid is None and nodata is None:
             image = to_image(y).permute(1, 2, 0).cpu().numpy()
             if image.shape[1::-1] == size:
                 return image
-            return _bands(np.asarray(_picture(image).resize(size, Image.Resampling.BICUBIC)))
+            return banded(np.asarray(Image.fromarray(unbanded(image)).resize(size, Image.Resampling.BICUBIC)))
         x = resized(y.permute(1, 2, 0).cpu().numpy(), size)
         return self.target.stored(x, None if valid is None else nearest(valid, size), nodata)
-
-    def nodata(self, given: float | None) -> float | None:
-        """What stands for nothing in the translation of an image where ``given`` does."""
-        return self.target.empty(given)
 
     def _picture(self, image: Image.Image) -> Image.Image:
         if not self.target.common and (self.target.depth, self.target.count) != ("uint16", 1):
             raise UserError(f"there are no PIL images like the target's, {self.target}; give a NumPy array")
         found = prepare(image, str(self.resize), self.source)
-        translation = _picture(self.pixels(found.pixels, found.size, found.valid))
+        translation = Image.fromarray(unbanded(self.pixels(found.pixels, found.size, found.valid)))
         if found.alpha is not None and self.target.common:
             translation.putalpha(Image.fromarray(found.alpha))
         return translation
@@ -220,47 +219,49 @@ class Translator:
             return self._deep_array(image)
         if image.dtype == np.uint8:
             made = np.asarray(self(Image.fromarray(image[..., 0] if given == 1 and image.ndim == 3 else image)))
-            return made if image.ndim == 2 else _bands(made)
+            return made if image.ndim == 2 else banded(made)
         if image.dtype not in (np.float32, np.float64):
             raise UserError(f"cannot translate an array of {image.dtype}; give uint8, or floats in [0, 1]")
         if given < count:
             image = np.repeat(image.reshape(*image.shape[:2], 1), count, axis=2)
-        color = torch.from_numpy(np.array(_bands(image)[..., :count])).permute(2, 0, 1)  # a copy: the array may be read-only
+        color = torch.from_numpy(np.array(banded(image)[..., :count])).permute(2, 0, 1)  # a copy: the array may be read-only
         translated = self._tensor(color).permute(1, 2, 0).numpy()
-        return np.concatenate([translated, _bands(image)[..., count:]], axis=2)
+        return np.concatenate([translated, banded(image)[..., count:]], axis=2)
 
     def _deep_array(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if str(image.dtype) != self.source.depth:
             raise UserError(f"cannot translate an array of {image.dtype}; give {self.source}")
-        pixels = _bands(image)
+        pixels = banded(image)
         count = self.source.count
         alpha = pixels[..., count] if pixels.shape[2] > count else None
         pixels = pixels.repeat(count, 2) if pixels.shape[2] < count else pixels[..., :count]
         found = finished(pixels, alpha, None, str(self.resize), self.source)
         made = self.pixels(found.pixels, found.size, found.valid, found.nodata)
         if alpha is not None:
-            made = np.concatenate([made, as_deep(alpha, made.dtype)[..., None]], axis=2)
+            made = with_alpha(made, alpha)
         return made[..., 0] if image.ndim == 2 and made.shape[2] == 1 else made
 
     def _tensor(self, image: Tensor) -> Tensor:
         count = self.source.count
         if image.ndim not in (3, 4) or image.shape[-3] != count or 0 in image.shape:
             raise UserError(f"cannot translate a tensor of shape {tuple(image.shape)}; give ({count}, H, W) or (N, {count}, H, W)")
-        if not (self.source.plain and self.target.plain):
-            made = [
-                torch.from_numpy(self._deep_array(each.permute(1, 2, 0).cpu().numpy())) for each in image.reshape(-1, *image.shape[-3:])
-            ]
-            return torch.stack([each.permute(2, 0, 1) for each in made]).reshape(*image.shape[:-3], -1, *image.shape[-2:]).to(image.device)
-        if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise UserError(f"cannot translate a tensor of {image.dtype}; give uint8, or floats in [0, 1]")
         x = image if image.ndim == 4 else image[None]
-        x = to_network(x) if x.dtype == torch.uint8 else x.to(torch.float32) * 2 - 1
+        if not (self.source.plain and self.target.plain):
+            made = [torch.from_numpy(self._deep_array(each.permute(1, 2, 0).cpu().numpy())) for each in x]
+            y = torch.stack([each.permute(2, 0, 1) for each in made])
+        elif image.dtype != torch.uint8 and not image.is_floating_point():
+            raise UserError(f"cannot translate a tensor of {image.dtype}; give uint8, or floats in [0, 1]")
+        else:
+            y = self._plain_tensor(x)
+        return (y if image.ndim == 4 else y[0]).to(image.device)
+
+    def _plain_tensor(self, image: Tensor) -> Tensor:
+        x = to_network(image) if image.dtype == torch.uint8 else image.to(torch.float32) * 2 - 1
         height, width = x.shape[-2:]
         wide, high = self.resize.size_for(width, height)
         y = self.network(widened(_resized(x, (high, wide)), self.config.channels))
         y = _resized(narrowed(y, self.target.count), (height, width))
-        y = to_image(y) if image.dtype == torch.uint8 else ((y + 1) / 2).clamp(0, 1).to(image.dtype)
-        return (y if image.ndim == 4 else y[0]).to(image.device)
+        return to_image(y) if image.dtype == torch.uint8 else ((y + 1) / 2).clamp(0, 1).to(image.dtype)
 
 
 def load(
@@ -298,15 +299,6 @@ def load(
     translator.tile, translator.statistics = tile, statistics
     translator.quicken()
     return translator
-
-
-def _picture(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _bands(image: Pixels) -> Pixels:
-    """``(H, W)`` as ``(H, W, 1)``."""
-    return image[..., None] if image.ndim == 2 else image
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,9 +16,10 @@ from unflip.data.bands import Pixels, Valid, widened
 from unflip.data.formats import FORMATS, ending
 from unflip.data.images import TURNS, valid_pixels
 from unflip.data.places import is_remote, local
-from unflip.data.save import as_deep
+from unflip.data.save import with_alpha
 from unflip.data.tiff import SIGNATURES, Tiff, write_tiff
 from unflip.data.transforms import holes
+from unflip.errors import one_line
 from unflip.inference.translator import Translator
 
 STORED = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
@@ -41,7 +42,7 @@ class Large:
         try:
             return self.tiff.read(*box)
         except Exception as error:  # which can be anything, from a decoder
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise Unreadable(f"broken or truncated image, {self.path} ({reason}); replace or remove it") from error
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ def large(path: str, translator: Translator, name: str) -> Large | None:
 def translate_large(translator: Translator, image: Large, out: BinaryIO) -> None:
     """Write the translation of ``image`` to a file, while it is read. Raises ``Unreadable`` where that is damaged."""
     tiff, source, target = image.tiff, translator.source, translator.target
-    nodata = source.nodata if source.nodata is not None else tiff.nodata
+    nodata = source.nothing(tiff.nodata)
     count = translator.config.channels
 
     def look(top: int, left: int, bottom: int, right: int) -> tuple[Pixels, NDArray[Any] | None, Valid | None]:
@@ -93,12 +94,12 @@ def translate_large(translator: Translator, image: Large, out: BinaryIO) -> None
             _, alpha, valid = look(*box)
             made = translator.stored(y[0], (box.right - box.left, box.bottom - box.top), valid, nodata)
             if alpha is not None:
-                made = np.concatenate([made, as_deep(alpha, made.dtype)[..., None]], axis=2)
+                made = with_alpha(made, alpha)
             row.append(made)
             if box.right == tiff.width:
                 yield np.concatenate(row, axis=1)
                 row.clear()
 
     shape = (tiff.height, tiff.width, target.count + tiff.alpha)
-    given = translator.nodata(nodata)
-    write_tiff(out, rows(), shape, target.depth, alpha=tiff.alpha, nodata=given, georeference=tiff.georeference)
+    empty = target.empty(nodata)
+    write_tiff(out, rows(), shape, target.depth, alpha=tiff.alpha, nodata=empty, georeference=tiff.georeference)

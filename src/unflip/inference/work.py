@@ -51,12 +51,16 @@ def translated(translator: Translator, image: Decoded, path: str) -> Pixels:
         return translator.pixels(image.pixels, image.size, image.valid, image.nodata)
     except torch.OutOfMemoryError as error:
         height, width = image.pixels.shape[:2]
-        raise UserError(f"not enough memory on {translator.device} for {width}x{height} pixels, {path}") from error
+        raise _too_large(translator, (width, height), path) from error
+
+
+def _too_large(translator: Translator, size: tuple[int, int], path: str) -> UserError:
+    return UserError(f"not enough memory on {translator.device} for {size[0]}x{size[1]} pixels, {path}")
 
 
 def stored(translator: Translator, image: Decoded, translation: Pixels, path: str) -> bytes:
     """The file of a translation: with the image's alpha, its place on Earth, and what stands for nothing."""
-    return encode(path, translation, image.alpha, translator.nodata(image.nodata), image.georeference)
+    return encode(path, translation, image.alpha, translator.target.empty(image.nodata), image.georeference)
 
 
 def trusted(translator: Translator, image: Decoded, translation: Pixels) -> tuple[bytes, Line]:
@@ -69,6 +73,15 @@ def line(name: str, source: str, found: Line | UserError) -> Line:
     """What the manifest says of a file."""
     head: Line = {"file": name, "source": source}
     return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
+
+
+def note_shard(note: Note, name: str, source: str, lines: Sequence[Line]) -> None:
+    """Tell of what is in a shard, ``lines``, and then of the shard itself, which has been written."""
+    failed = sum(each["status"] == "failed" for each in lines)
+    for each in lines:
+        note(each | {"shard": name})
+    whole = line(name, source, {"images": len(lines) - failed})
+    note(whole | {"status": "failed", "failed": failed} if failed else whole)
 
 
 class _Unwritable(Exception):
@@ -99,8 +112,7 @@ class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
         except Unreadable as error:
             raise UserError(str(error)) from error
         except torch.OutOfMemoryError as error:
-            width, height = image.size
-            raise UserError(f"not enough memory on {self.translator.device} for {width}x{height} pixels, {job.source}") from error
+            raise _too_large(self.translator, image.size, job.source) from error
         except UserError as error:  # nor can any other be written
             raise _Unwritable from error
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unflip.config import Config
-from unflip.errors import MissingExtra, UserError
+from unflip.errors import MissingExtra, UserError, one_line
 from unflip.networks.blocks import pad_to_multiple
 from unflip.networks.features import DEVIATION, HUB, MEAN
 from unflip.seeding import derive
@@ -236,5 +236,5 @@ def _drawing(seed: int) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     return text if len(text) <= 160 else text[:157] + "..."
