@@ -426,6 +426,15 @@ def test_8_bit_geotiffs_have_nodata_too(tmp_path: Path) -> None:
     assert found.nodata == 0 and found.valid is not None and (~found.valid).sum() == 12 and np.array_equal(found.pixels, image)
 
 
+def test_flat_colors_are_not_mixed_where_there_is_nodata_either(tmp_path: Path) -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, 5:11], image[:, 11:] = (200, 10, 10), (10, 10, 200)
+    for nodata in (None, 0):
+        (tmp_path / "a.tif").write_bytes(encode("a.tif", image, nodata=nodata))
+        found = read(tmp_path / "a.tif", "7x7").pixels
+        assert {tuple(color) for color in found.reshape(-1, 3).tolist()} == {(0, 0, 0), (200, 10, 10), (10, 10, 200)}
+
+
 # What a folder's images have in common
 
 

@@ -91,8 +91,8 @@ def read_rgb(path: Path | str, resize: str = "none") -> Array:
     return read(path, resize).pixels
 
 
-def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB) -> Decoded:
-    """A Pillow image, decoded: upright, its colors resized.
+def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB, nodata: float | None = None) -> Decoded:
+    """A Pillow image, decoded: upright, its colors resized. ``nodata``: what stands for nothing in it, where ``bands`` does not say.
 
     Transparent images keep the colors that are stored under the transparency. Raises ``UserError`` for images of another kind.
     """
@@ -114,8 +114,8 @@ def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB) -> De
         image = image.convert("RGBA")  # resized apart from its alpha: together, Pillow would blacken the colors of what is transparent
         alpha = np.array(image.getchannel("A"))
     mode = "RGB" if bands.count == 3 else "L"
-    if bands.masked or bands.nodata is not None:  # what holds nothing must not be mixed with its surroundings
-        return finished(banded(np.array(image.convert(mode))), alpha, None, resize, bands, flat)
+    if bands.masked or bands.nothing(nodata) is not None:  # what holds nothing must not be mixed with its surroundings
+        return finished(banded(np.array(image.convert(mode))), alpha, nodata, resize, bands, flat)
     return Decoded(banded(np.array(_resized(image.convert(mode), size, flat))), alpha, image.size)
 
 
@@ -233,15 +233,13 @@ def _decoded(stored: _Shallow | _Deep, resize: str, bands: Bands) -> Decoded:
     alike = (kind.depth, kind.bands) == (bands.depth, bands.count) or (bands.common and isinstance(stored, _Shallow))
     if not alike:
         raise _Unlike(f"{kind}, where {bands} is needed")
-    if isinstance(stored, _Shallow) and stored.nodata is None:
-        return prepare(stored.image, resize, bands)._replace(georeference=stored.georeference)
     if isinstance(stored, _Shallow):
-        whole = prepare(stored.image, "none", bands)
-        pixels, alpha = whole.pixels, whole.alpha
+        found = prepare(stored.image, resize, bands, stored.nodata)
     else:
-        pixels, alpha = stored.read()
-        pixels, alpha = _turned(pixels, stored.orientation), None if alpha is None else _turned(alpha, stored.orientation)
-    return finished(pixels, alpha, stored.nodata, resize, bands)._replace(georeference=stored.georeference)
+        pixels, alpha = (None if x is None else _turned(x, stored.orientation) for x in stored.read())
+        assert pixels is not None
+        found = finished(pixels, alpha, stored.nodata, resize, bands)
+    return found._replace(georeference=stored.georeference)
 
 
 class _Unlike(Exception):
