@@ -56,7 +56,8 @@ def ours(method: str, batch: int, settings: list[str], seconds: float = 4) -> di
     from speed import TAPS, at_tap
 
     from unflip.engine.launch import launch, machine
-    from unflip.engine.trainer import assemble, play
+    from unflip.engine.trainer import play
+    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
     config = bench.configure(method, size=SIZE, device="cuda", batch=batch, settings=settings)
@@ -88,7 +89,7 @@ def ours(method: str, batch: int, settings: list[str], seconds: float = 4) -> di
 def translation(batch: int, settings: list[str], seconds: float = 4) -> dict[str, Any]:
     """Of unflip's translation, from bytes to bytes: seconds of a batch."""
     from unflip.engine.launch import launch
-    from unflip.engine.trainer import assemble
+    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
     config = bench.configure("cut", size=SIZE, device="cuda", batch=batch, settings=settings)
@@ -127,7 +128,8 @@ def profile(method: str, batch: int, out: Path) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
 
     from unflip.engine.launch import launch
-    from unflip.engine.trainer import assemble, play
+    from unflip.engine.trainer import play
+    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
     config = bench.configure(method, size=SIZE, device="cuda", batch=batch)

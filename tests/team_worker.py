@@ -19,6 +19,7 @@ from helpers import SIZE, images, labels, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.pairs import portion
 from unflip.engine import trainer
+from unflip.engine.training import assemble
 from unflip.engine.team import Team
 from unflip.methods import METHODS
 from unflip.runs import RunConfig
@@ -35,7 +36,7 @@ def gradients(method: str, fabric: Fabric, team: Team) -> dict[str, torch.Tensor
     config = RunConfig(
         **recipe, method=method, data={"source": "s", "target": "t"}, size=SIZE, batch=IMAGES, budget=100, accumulate=ACCUMULATE
     )
-    training = trainer.assemble(config, (RGB, RGB), fabric, team)
+    training = assemble(config, (RGB, RGB), fabric, team)
     found: dict[str, torch.Tensor] = {}
     for i, (name, player) in enumerate((("generator", training.generator), ("discriminator", training.discriminator))):
         scale_weights(player, i)
@@ -49,8 +50,8 @@ def gradients(method: str, fabric: Fabric, team: Team) -> dict[str, torch.Tensor
     source, target = (((x[cut] + 1) * 127.5).round().to(torch.uint8) for x in (images(IMAGES, seed=1), images(IMAGES, seed=2)))
     batch = Batch(source, target, IMAGES * STEP + mine.start, STEP, labels(IMAGES)[cut].to(torch.uint8))
     parts, _ = trainer.play(training, batch)
-    means = team.means({name: float(value) for name, value in parts.items()})
-    return found | {f"{method}/parts/{name}": torch.tensor(value, dtype=torch.float64) for name, value in means.items()}
+    means = team.mean({name: value.double() for name, value in parts.items()})
+    return found | {f"{method}/parts/{name}": value for name, value in means.items()}
 
 
 if __name__ == "__main__":

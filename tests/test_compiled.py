@@ -19,7 +19,8 @@ from unflip.devices import available_memory
 from unflip.engine import checkpoint, trainer
 from unflip.engine.launch import launch
 from unflip.engine.replay import Replay
-from unflip.engine.trainer import assemble, play
+from unflip.engine.trainer import play
+from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
 from unflip.losses.draws import gather
 from unflip.methods import METHODS
@@ -207,7 +208,7 @@ def test_a_checkpoint_goes_on_with_channels_last_in_memory(tmp_path: Path) -> No
     """The optimizer's moving averages lie as the weights do: the fused step reads them in that order."""
     config = small(budget=20)
 
-    def start() -> trainer.Training:
+    def start() -> Training:
         training = assemble(config, (RGB, RGB), launch("cpu", "32"))
         for player in (training.generator, training.discriminator):
             player.to(memory_format=torch.channels_last)

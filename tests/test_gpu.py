@@ -9,7 +9,8 @@ from helpers import images
 from unflip.data.bands import RGB
 from unflip.engine import checkpoint
 from unflip.engine.launch import launch
-from unflip.engine.trainer import Training, assemble, play
+from unflip.engine.trainer import play
+from unflip.engine.training import Training, assemble
 from unflip.networks.chain import missing_compiler
 from unflip.recipes.bench import configure
 from unflip.types import Batch

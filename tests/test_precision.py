@@ -8,7 +8,8 @@ from lightning_fabric import Fabric
 
 from helpers import small_recipe
 from unflip.data.bands import RGB
-from unflip.engine.trainer import assemble, play
+from unflip.engine.trainer import play
+from unflip.engine.training import assemble
 from unflip.methods import METHODS
 from unflip.runs import collect, validate
 from unflip.types import Batch

@@ -86,7 +86,7 @@ def test_alone_everything_is_its_own() -> None:
     team = Team()
     assert (team.rank, team.size, team.leads, team.most(1), team.agree(True)) == (0, 1, True, 1, True)
     assert (team.share("x"), team.gather(2), team.alike("x")) == ("x", [2], True)
-    assert team.means({"a": 0.5}) == {"a": 0.5}
+    assert team.mean({"a": torch.tensor(0.5)}) == {"a": torch.tensor(0.5)}
 
 
 def test_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

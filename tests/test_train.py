@@ -35,8 +35,9 @@ from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.pool import ImagePool
 from unflip.engine.record import Record
-from unflip.engine.trainer import Moment, Training, assemble
+from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
+from unflip.engine.training import Training, assemble
 from unflip.errors import Interrupted, MissingExtra, UserError
 from unflip.losses import PatchNCE
 from unflip.methods import METHODS

@@ -16,8 +16,8 @@ from unflip.errors import UserError
 
 
 @contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn what a disk can do to a writer into one clear line."""
+def disk_errors(where: Path, what: str = "write") -> Iterator[None]:
+    """Turn what a disk can do to a writer (or reader) into one clear line."""
     reasons = {
         errno.ENOSPC: "the disk is full; make room and run again",
         errno.EDQUOT: "the disk quota is used up; make room and run again",
@@ -36,7 +36,7 @@ def disk_errors(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in reasons:
             raise
-        raise UserError(f"cannot write {where}: {reasons[error.errno]}") from error
+        raise UserError(f"cannot {what} {where}: {reasons[error.errno]}") from error
 
 
 @contextmanager
@@ -103,12 +103,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             yield temporary
             for path in temporary.rglob("*"):
-                _sync(path)
-            _sync(temporary)
+                sync(path)
+            sync(temporary)
             if folder.exists():
                 os.replace(folder, replaced)
             os.replace(temporary, folder)
-            _sync(folder.parent)
+            sync(folder.parent)
         finally:
             if replaced.exists() and not folder.exists():
                 os.replace(replaced, folder)
@@ -122,7 +122,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or folder to the disk, where the system can."""
     if os.name != "posix" and path.is_dir():
         return

@@ -85,6 +85,20 @@ class ValidationConfig(Config):
     """A share of the lowest Fréchet distance. Few images raise all distances, and so widen what is near."""
 
 
+class FaultsConfig(Config):
+    """What is done where a loss or a gradient is not a finite number. Whatever it is: the step is not taken.
+
+    ``skip``: the run goes on, with a warning that names the term and the tensor, and stops after more than ``skips`` such steps in all.
+    ``back``: it goes back to its last checkpoint, and on from there with its learning rates times ``slower``, at most ``returns`` times.
+    ``stop``: it stops. All of them find out at the next log.
+    """
+
+    policy: Literal["skip", "back", "stop"] = "skip"
+    skips: NonNegativeInt = 50
+    returns: NonNegativeInt = 3
+    slower: float = Field(default=0.5, gt=0, le=1)
+
+
 class RunConfig(Recipe):
     """Everything that decides how a run goes. Lengths and intervals count source images seen."""
 
@@ -112,6 +126,7 @@ class RunConfig(Recipe):
     keep: PositiveInt = 2
     """Checkpoints kept, from which a run can be resumed."""
     validation: ValidationConfig = ValidationConfig()
+    faults: FaultsConfig = FaultsConfig()
     tensorboard: bool = False
 
     @property

@@ -40,7 +40,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it where there is none yet.")] = False,
 ) -> None:
     """Train a translation from source to target into a run folder."""
     from unflip.errors import UserError
@@ -65,8 +65,9 @@ def train(
         "val_target": val_target,
     }
     if resume and config is None:
-        config = out / "config.yaml"
-        if not config.is_file():
+        if (out / "config.yaml").is_file():
+            config = out / "config.yaml"
+        elif source is None:
             raise UserError(f"--out {out} holds no run to resume")
     chosen = configure(method, file=config, settings=settings or (), **given)
     # by print, which the progress bar lets pass above itself; typer.echo would write into it

@@ -224,13 +224,13 @@ class _InOrder(Sampler[list[int]]):
         self.first, self.end, self.batch, self.rank, self.ranks = first, end, batch, rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(self.first, self.end, self.batch):
-            whole = range(start, min(start + self.batch, self.end))
+        for start in range(self.first - self.first % self.batch, self.end, self.batch):
+            whole = range(max(start, self.first), min(start + self.batch, self.end))  # batches end at multiples of their size
             mine = portion(len(whole), self.rank, self.ranks)
             yield list(whole[mine.start : mine.stop]) or [whole[min(mine.start, len(whole) - 1)]]
 
     def __len__(self) -> int:
-        return len(range(self.first, self.end, self.batch))
+        return len(range(self.first - self.first % self.batch, self.end, self.batch))
 
 
 def _collate(items: list[tuple[int, Item] | str]) -> Batch | str:

@@ -23,7 +23,7 @@ class ImagePool:
         if not self.size:
             return images
         shown = []
-        for i, image in enumerate(images):
+        for i, image in enumerate(images.nan_to_num()):  # what a step that is not taken made must not come back
             if len(self.images) < self.size:
                 self.images.append(image.clone())  # a view would keep its whole batch alive
             else:

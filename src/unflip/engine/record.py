@@ -1,8 +1,9 @@
-"""The record of a run: log.jsonl, validation.jsonl, progress, TensorBoard."""
+"""The record of a run: log.jsonl, validation.jsonl, events.jsonl, progress, TensorBoard."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ from unflip.errors import MissingExtra
 from unflip.files import disk_errors, write_bytes
 from unflip.progress import Bar
 
-LOG, VALIDATION = "log.jsonl", "validation.jsonl"
+LOG, VALIDATION, EVENTS = "log.jsonl", "validation.jsonl", "events.jsonl"
 
 
 class Record:
@@ -20,12 +21,21 @@ class Record:
 
     def __init__(self, folder: Path, budget: int, seen: int = 0, *, tensorboard: bool = False, progress: bool = True) -> None:
         self.board = _tensorboard(folder / "tensorboard", seen) if tensorboard else None
-        self.log, self.validation = folder / LOG, folder / VALIDATION
-        _write(self.log, lines_until(self.log, seen))
+        self.log, self.validation, self.happened = folder / LOG, folder / VALIDATION, folder / EVENTS
+        if self.happened.is_file():
+            _write(self.happened, lines_until(self.happened, seen))
+        self.bar = Bar("training", budget, seen, quiet=not progress)
+        self.rewind(seen)
+
+    def rewind(self, seen: int) -> None:
+        """Go on from ``seen`` images: later lines are dropped. What happened stays: it is why."""
+        lines = lines_until(self.log, seen)
+        _write(self.log, lines)
+        self.lines: list[dict[str, float]] = [json.loads(line) for line in lines]
         self.validations = lines_until(self.validation, seen)
         if self.validation.is_file():
             _write(self.validation, self.validations)
-        self.bar, self.shown = Bar("training", budget, seen, quiet=not progress), seen
+        self.shown = seen
 
     def __enter__(self) -> Record:
         self.bar.__enter__()
@@ -40,15 +50,19 @@ class Record:
         """Log the moment, and show it."""
         if "log" not in moment.due:
             return
-        numbers = {**moment.parts, "lr": moment.rate, "images_per_second": round(moment.images_per_second, 3)}
-        with disk_errors(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"seen": moment.seen, **numbers}) + "\n")
+        numbers = {**moment.parts, **moment.health, "lr": moment.rate, "images_per_second": round(moment.images_per_second, 3)}
+        self.lines.append({"seen": moment.seen, **numbers})
+        _append(self.log, self.lines[-1], flush="checkpoint" in moment.due)
         parts = "  ".join(f"{name} {value:.3g}" for name, value in moment.parts.items())
         self.bar.show(moment.seen, f"{moment.images_per_second:.1f} images/s  {parts}")
         self.shown = moment.seen
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, moment.seen)
+
+    def event(self, seen: int, what: str) -> None:
+        """Note, for good, what a user should know of the run, such as a file that has vanished."""
+        _append(self.happened, {"seen": seen, "event": what}, flush=True)
 
     def news(self, text: str) -> None:
         """Show what is going on between two logs, on a terminal only."""
@@ -69,6 +83,14 @@ def lines_until(path: Path, seen: float) -> list[str]:
     """The whole lines of a log up to those of ``seen`` images; none where there is no log."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [line for line in lines if _seen(line) <= seen]
+
+
+def _append(path: Path, line: dict[str, Any], flush: bool) -> None:
+    with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _write(path: Path, lines: list[str]) -> None:

@@ -45,6 +45,11 @@ class Replay:
         graph.replay()
         return results
 
+    def forget(self) -> None:
+        """Record anew: tensors that the function holds have been replaced by others."""
+        self.calls.clear()
+        self.recorded.clear()
+
     def _as_it_is(self, function: Callable[..., Any], given: tuple[Any, ...]) -> Any:
         """On the stream on which it will be recorded: what autograd keeps from call to call belongs to a stream."""
         now = torch.cuda.current_stream()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unflip.data.bands import narrowed, widened
 from unflip.data.transforms import to_image
-from unflip.engine.trainer import Training
+from unflip.engine.training import Training
 from unflip.files import write_bytes
 from unflip.methods.passes import FORWARD
 from unflip.types import Batch

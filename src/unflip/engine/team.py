@@ -6,13 +6,14 @@ its connection closes, and where one validates for hours the others wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from unflip.errors import SaidElsewhere, UserError
 
@@ -52,14 +53,15 @@ class Team:
             dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
         return int(found)
 
-    def means(self, values: dict[str, float]) -> dict[str, float]:
-        """The means over the processes, of which all have the same names."""
-        if self.group is None:
-            return values
-        found = torch.tensor(list(values.values()), dtype=torch.float64)
+    def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The means over the processes, float64, of which all have the same names and shapes; of one process alone, what it gave."""
+        if self.group is None or not values:
+            return dict(values)
+        found = torch.cat([value.detach().double().flatten().cpu() for value in values.values()])
         with self.noticing():
             dist.all_reduce(found, group=self.group)
-        return dict(zip(values, (found / self.size).tolist(), strict=True))
+        pieces = (found / self.size).split([value.numel() for value in values.values()])
+        return {name: piece.view(value.shape) for (name, value), piece in zip(values.items(), pieces, strict=True)}
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every process, in their order, for process 0; for the others, nothing."""

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
-from unflip.data.bands import RGB, Bands, widened
+from unflip.data.bands import Bands, widened
 from unflip.data.pairs import portion
 from unflip.data.transforms import holes, to_ids, to_network
-from unflip.engine.ema import Ema
-from unflip.engine.pool import ImagePool
-from unflip.engine.replay import Replay
+from unflip.engine.guard import unless_finite
 from unflip.engine.team import Team
+from unflip.engine.training import Training
 from unflip.errors import UserError
 from unflip.losses.draws import Draws
 from unflip.losses.objective import active
-from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
-from unflip.networks.chain import compile_networks, uncompiled
-from unflip.runs import RunConfig
+from unflip.networks.chain import uncompiled
 from unflip.schedules import constant_then_linear
 from unflip.types import Batch
 
-
-@dataclass
-class Training:
-    """Everything that changes as a run goes on, and is saved with it."""
-
-    config: RunConfig
-    fabric: Fabric
-    generator: GeneratorPlayer
-    discriminator: DiscriminatorPlayer
-    optimizers: dict[str, torch.optim.Optimizer]
-    ema: Ema
-    pools: dict[str, ImagePool]
-    bands: tuple[Bands, Bands] = (RGB, RGB)
-    """Of the images of source and target."""
-    team: Team = field(default_factory=Team)
-    """The processes that train together; each has its portion of every batch, and pools of its own."""
-    images: str = ""
-    """A digest of which images the run draws from."""
-    seen: int = 0
-    """Source images."""
-    wrapped: dict[str, Any] = field(default_factory=dict)
-    """The players and optimizers as Fabric wants them called."""
-    compiled: bool = False
-    replays: dict[str, Replay] = field(default_factory=dict)
-    """Of the players' turns, by player, where they are recorded."""
+ROW = 5
+"""So many steps in a row whose numbers are wrong: it is the weights that are, and they do not mend."""
 
 
 class Moment(NamedTuple):
@@ -62,98 +32,39 @@ class Moment(NamedTuple):
 
     seen: int
     due: frozenset[str]
-    """Some of "log", "sample", "validate", "checkpoint", "end", "stop"."""
+    """Some of "log", "sample", "validate", "checkpoint", "end", "stop"; or "back" alone, and the training is to go back to a checkpoint."""
     parts: dict[str, float]
     """At "log": every part of the losses, unweighted, averaged over its evaluations since the last log."""
     rate: float
     """The generators' learning rate in the last step."""
     images_per_second: float
-
-
-class Averages:
-    """Means of the parts, kept on their device: reading them is the only thing that waits for it."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, parts: dict[str, Tensor]) -> None:
-        """Count one step's parts, scalars by name."""
-        for name, value in parts.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self, team: Team, seen: int) -> dict[str, float]:
-        """The means so far, over all processes. Refuses what is no number any more, before a run logs, draws or saves it."""
-        team.agree(False)  # before anything waits for the device
-        means = team.means({name: float(value) / self.counts[name] for name, value in self.sums.items()})
-        for name, value in means.items():
-            if not math.isfinite(value):
-                message = f"{name} is no longer a finite number after {seen:,} images; lower optimizer.lr, or that term's weight"
-                team.fail(UserError(message))  # so in all of them
-        return means
-
-
-def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team: Team | None = None) -> Training:
-    """Freshly drawn networks and their optimizers, on the device of ``fabric``, for images of source and target as ``bands`` says."""
-    channels = bands[0].count, bands[1].count
-    team = team or Team()
-    pool = max(1, config.pool // team.size) if config.pool else 0
-    with team.together():
-        generator = GeneratorPlayer(config, channels, config.seed)
-        discriminator = DiscriminatorPlayer(config, channels, config.seed)
-        compiled = config.compiles(fabric.device)
-    torch.backends.cudnn.benchmark = compiled  # crops are of one size, and steps many
-    if compiled:
-        compile_networks([*generator.generators.values(), *discriminator.networks.values()])
-    ema = Ema(generator.generators, config.ema.half_life, config.ema.share)
-    ema.network.to(fabric.device)
-    training = Training(
-        config,
-        fabric,
-        generator,
-        discriminator,
-        optimizers={},
-        ema=ema,
-        pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
-        bands=bands,
-        team=team,
-        compiled=compiled,
-    )
-    for name, player in (("generator", generator), ("discriminator", discriminator)):
-        player.to(fabric.device)
-        rate: float | Tensor = config.optimizer.rate(name)
-        rate = torch.tensor(rate, device=fabric.device) if compiled else rate  # read when a recorded step is replayed
-        optimizer = torch.optim.Adam(
-            player.parameters(), rate, config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True, capturable=compiled
-        )
-        training.optimizers[name] = optimizer
-        training.wrapped[name], training.wrapped[f"{name}_optimizer"] = fabric.setup(player, optimizer)
-    if compiled and team.size == 1 and config.accumulate == 1:  # else what one piece gave is still needed when the next is played
-        pool_handle, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(fabric.device)
-        training.replays = {name: Replay(pool_handle, stream) for name in training.optimizers}
-    return training
+    health: dict[str, float] = {}
+    """At "log": "contrast" and "variety" of the translations as shares of the target's, and how many steps were scaled down, if any."""
+    events: tuple[str, ...] = ()
+    """What happened since the last moment that a user should know, a line each; of the first process, of all of them."""
 
 
 def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[[], bool] = lambda: False) -> Iterator[Moment]:
     """Play every batch; yield after those after which something is due. ``batches`` continue where ``training.seen`` stands.
 
     Where ``asked_to_stop`` says so, in any process, the next moment has a checkpoint and "stop" due, and is the last. All processes have
-    the same moments. Raises ``UserError`` in all where a batch raised it in one.
+    the same moments. Raises ``UserError`` in all where a batch raised it in one, or where numbers go wrong and the policy is to stop.
     """
     config, team = training.config, training.team
     every = {"log": config.log_every, "sample": config.sample_every, "checkpoint": config.checkpoint_every}
     if config.validates:
         every["validate"] = config.validate_every
-    averages = Averages()
+    guarded = training.seen
+    """Images after whose step the guards were last read."""
+    news: list[str] = []
     clock, counted = time.monotonic(), training.seen
     coming = iter(batches)
     while batch := _next(coming, team):
         stopping = team.agree(asked_to_stop())
         before = training.seen
         with team.noticing():
-            parts, rate = play(training, batch)
-        averages.add(parts)
+            _, rate = play(training, batch)
+        news += batch.news
         due = {name for name, interval in every.items() if training.seen // interval > before // interval}
         if training.seen >= config.budget:
             due |= {*every, "end"}
@@ -161,14 +72,56 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             due |= {"log", "checkpoint", "stop"}
         if not due:
             continue
-        means = averages.means(team, training.seen)
+        team.agree(False)  # before anything waits for the device
+        found = training.averages.read(team)
+        trouble, scaled = _trouble(training, found.odd, guarded)
+        if trouble is not None and config.faults.policy == "back":
+            due = {"back"}
+        events = (*dict.fromkeys(line for lines in team.gather([*news, *([trouble] if trouble else [])]) for line in lines),)
+        guarded, news = training.seen, []
+        parts: dict[str, float] = {}
+        health: dict[str, float] = {}
         if "log" in due:
-            averages = Averages()
+            numbers = {"contrast": found.contrast, "variety": found.variety, "steps_scaled_down": scaled or None}
+            parts, health = found.means, {name: value for name, value in numbers.items() if value is not None}
+            training.averages.clear()
         speed = (training.seen - counted) / max(time.monotonic() - clock, 1e-9)
-        yield Moment(training.seen, frozenset(due), means if "log" in due else {}, rate, speed)
+        yield Moment(training.seen, frozenset(due), parts, rate, speed, health, events)
         clock, counted = time.monotonic(), training.seen
-        if "stop" in due:
+        if due & {"stop", "back"}:
             return
+
+
+def _trouble(training: Training, odd: dict[str, int], since: int) -> tuple[str | None, int]:
+    """What was not a finite number since ``since`` images, in one line, and how many steps were scaled down.
+
+    Counts the steps that were not taken. Raises where the policy is to stop, or where there are too many.
+    """
+    faults, skipped, scaled = training.config.faults, 0, 0
+    named = list(odd)
+    for player, guard in training.guards.items():
+        steps, large, names = guard.read()  # alike in all processes: they have the same gradients
+        skipped, scaled = max(skipped, steps), scaled + large
+        if names:
+            named.append(f"the gradient of the {player}'s {names[0]}" + (f" ({len(names)} of {len(guard.names)})" if names[1:] else ""))
+    if not skipped:
+        return None, scaled
+    training.skipped += skipped
+    what = f"not a finite number: {', '.join(named)}, in {skipped} steps between {since:,} and {training.seen:,} images"
+    advice = "lower optimizer.lr, or that term's weight"
+    row = max(int(guard.row) for guard in training.guards.values())
+    if faults.policy == "stop":
+        training.team.fail(UserError(f"{what}; {advice}, or let such steps be left out: faults.policy=skip"))
+    if faults.policy == "skip" and training.skipped > faults.skips:
+        training.team.fail(
+            UserError(f"{what}; the run stops, as more than {faults.skips} were left out in all: {advice}, or raise faults.skips")
+        )
+    if faults.policy == "skip" and row >= ROW:
+        training.team.fail(UserError(f"{what}; the run stops, as the last {row} in a row were: {advice}, or start from another checkpoint"))
+    if faults.policy == "back" and training.returns >= faults.returns:
+        training.team.fail(UserError(f"{what}, after the run went back {training.returns} times; {advice}"))
+    left = f"; {'they were' if skipped > 1 else 'it was'} not taken ({training.skipped} of at most {faults.skips} in all)"
+    return what + (left if faults.policy == "skip" else ""), scaled
 
 
 def _next(batches: Iterator[Batch], team: Team) -> Batch | None:
@@ -185,9 +138,12 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
     """
     config = training.config
     start = batch.step * config.batch
-    whole = min(config.batch, config.budget - start)
+    end = min(start + config.batch, config.budget)
+    if start < training.seen < end:  # the rest of one that a run began with smaller batches
+        start = training.seen
+    whole = end - start
     progress = start / config.budget
-    rate = constant_then_linear(progress, config.optimizer.constant)
+    rate = training.slower * constant_then_linear(progress, config.optimizer.constant)
     for player, optimizer in training.optimizers.items():
         for group in optimizer.param_groups:
             _set(group, rate * config.optimizer.rate(player))
@@ -211,9 +167,11 @@ def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str,
         draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
         found, pairs = _turn(training, "generator", piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
         _add(parts, found, share)
+        training.averages.look(*next(iter(pairs.values())))
         shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
         _add(parts, _turn(training, "discriminator", pairs, share, k == len(pieces)), share)
+    training.averages.add(parts)
     return parts
 
 
@@ -230,7 +188,7 @@ def _generator_turn(
     """The generators' player on a piece: its parts, and what each view's discriminator is to tell apart. With the ``last``, its step."""
     with _local(training, "generator", not last):
         total, found, pairs = training.wrapped["generator"](piece, draws, weights, training.discriminator.frozen())
-        training.fabric.backward(share * total)
+        training.fabric.backward(share * unless_finite(total) * total)
     if last:
         _step(training, "generator")
     return found, pairs
@@ -240,7 +198,7 @@ def _discriminator_turn(training: Training, pairs: dict[str, tuple[Tensor, Tenso
     """The discriminators' player on a piece: its parts. With the ``last``, its step."""
     with _local(training, "discriminator", not last):
         total, found = training.wrapped["discriminator"](pairs)
-        training.fabric.backward(share * total)
+        training.fabric.backward(share * unless_finite(total) * total)
     if last:
         _step(training, "discriminator")
     return found
@@ -296,6 +254,7 @@ def _set(group: dict[str, Any], rate: float) -> None:
 
 
 def _step(training: Training, player: str) -> None:
+    training.guards[player].look()
     optimizer = training.wrapped[f"{player}_optimizer"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

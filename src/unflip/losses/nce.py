@@ -85,6 +85,10 @@ class PatchNCE(Term):
         assert nets.projector is not None
         return over_taps(self.loss, step.features["fake"], step.features["source"], drawn, nets.projector)
 
+    def chance(self) -> float | None:
+        alike = torch.ones(1, self.patches, 1)
+        return float(self.loss(alike, alike))
+
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """At one tap."""
         return patch_nce(queries, keys, self.temperature, self.negatives)

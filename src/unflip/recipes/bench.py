@@ -17,7 +17,8 @@ from unflip.data.bands import RGB
 from unflip.data.transforms import to_image, to_network
 from unflip.devices import choose_precision, peak_memory
 from unflip.engine.launch import launch, machine
-from unflip.engine.trainer import Training, assemble, play
+from unflip.engine.trainer import play
+from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
 from unflip.inference.translator import Translator
 from unflip.methods import METHODS

@@ -12,7 +12,7 @@ import unflip
 from unflip import modelfolder
 from unflip.engine.launch import machine
 from unflip.engine.record import VALIDATION, lines_until
-from unflip.engine.trainer import Training
+from unflip.engine.training import Training
 from unflip.methods import METHODS
 from unflip.recipes.validate import Choice, Point, choose, rule
 

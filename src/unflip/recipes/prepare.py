@@ -20,7 +20,8 @@ from unflip.data.pairs import Images, Pairs
 from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
 from unflip.engine.team import Team
-from unflip.engine.trainer import Training, assemble, seen_by_networks
+from unflip.engine.trainer import seen_by_networks
+from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
 from unflip.files import disk_errors
 from unflip.losses import Term
@@ -28,8 +29,9 @@ from unflip.methods.passes import FORWARD
 from unflip.networks import DiscriminatorConfig
 from unflip.progress import Bar
 from unflip.recipes.models import Models
+from unflip.recipes.resume import changes, is_empty
 from unflip.recipes.validate import Validator
-from unflip.runs import RunConfig, from_yaml, leaves
+from unflip.runs import RunConfig, leaves
 from unflip.tensors import load_exactly, read_tensors
 from unflip.torchrun import processes
 from unflip.types import Batch
@@ -49,6 +51,8 @@ class Prepared(NamedTuple):
     validator: Validator | None
     """Of the first process of a run that validates."""
     remarks: list[str]
+    events: list[str]
+    """Of the first process: what is not as it was when the run was stopped."""
 
 
 def prepare(
@@ -75,25 +79,26 @@ def prepare(
         judges = config.validates and team.leads
         validator = Validator(config, entries["source"], fabric.device, progress, bands["source"]) if judges else None
         config = _measured(config, pairs)
-        if resume and team.leads:
-            _refuse_another(out, config)
+        events = changes(out, config) if resume and team.leads else []
     training = assemble(config, (bands["source"], bands["target"]), fabric, team)
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))
     training.images = team.share(_digest(entries, validator) if validator else images)
-    latest = team.share(checkpoint.latest(out / "checkpoints") if resume and team.leads else None)
     with team.together():
         if not alike:
             raise UserError("the processes of this training have not the same images and configuration; start all with the same")
-        if latest is not None:
-            checkpoint.restore(latest, training)
-        elif config.init is not None:
+    found = checkpoint.resume(out / "checkpoints", training) if resume else None
+    events += found or []
+    if found is None and resume:
+        events.append("there is no checkpoint yet: the run begins from its start")
+    if found is None and config.init is not None:
+        with team.together():
             _start_from(training, config.init, say)
     remarks = _remarks(config) + (validator.remarks if validator else [])
     facts: dict[str, Any] = {"remarks": remarks} if remarks else {}
     facts |= {f"{side}_images": len(images) for side, images in store.items()}
     models = Models(out, training, facts, len(validator) if validator else 0)
-    return Prepared(training, pairs, workers, models, validator, remarks)
+    return Prepared(training, pairs, workers, models, validator, remarks, events)
 
 
 def fixed_images(pairs: Pairs) -> Batch:
@@ -113,20 +118,8 @@ def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
     for folder in (data.source, data.target, data.val_source, data.val_labels, data.val_target):
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
-        return
-    if not (out / "config.yaml").is_file():
-        raise UserError(f"--out {out} holds no run to resume")
-
-
-def _refuse_another(out: Path, config: RunConfig) -> None:
-    there, here = (leaves(each.model_dump(mode="json")) for each in (from_yaml(out / "config.yaml"), config))
-    for key in sorted(there.keys() | here.keys()):
-        if there.get(key) != here.get(key):
-            changed = f"{key} is {there.get(key)} there and {here.get(key)} here"
-            raise UserError(f"--out {out} was started with another configuration ({changed}); resume it with the same one")
+    if not resume and not is_empty(out):
+        raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
 
 
 def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:

@@ -6,7 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Ctrl-C; a scheduler that takes the machine back; a terminal that is closed; ``sbatch --signal=USR1@120``. Not all systems have all."""
+EXIT_CODES = {getattr(signal, name): 128 + getattr(signal, name) for name in ASKING if hasattr(signal, name)}
 
 
 class Stop:
@@ -18,7 +20,9 @@ class Stop:
     def __enter__(self) -> Stop:
         self.old = {}
         if threading.current_thread() is threading.main_thread():
-            self.old = {number: signal.signal(number, self._ask) for number in EXIT_CODES}
+            hangup = getattr(signal, "SIGHUP", None)
+            deaf = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()  # under nohup
+            self.old = {number: signal.signal(number, self._ask) for number in EXIT_CODES if number not in deaf}
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -18,20 +18,26 @@ from unflip.engine.launch import launch
 from unflip.engine.record import Record
 from unflip.engine.samples import draw_samples
 from unflip.engine.team import Team
+from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.files import make_folder, undone_on_failure, write_bytes
 from unflip.inference.translator import Translator
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
+from unflip.recipes.alarms import Expected
 from unflip.recipes.models import Models
 from unflip.recipes.prepare import Prepared, fixed_images, prepare
+from unflip.recipes.resume import go_back, holds_run
 from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.recipes.train_page import train_page
 from unflip.recipes.validate import check, rule
 from unflip.report.page import write as write_page
 from unflip.runs import DataConfig, RunConfig, collect, to_yaml, validate
 from unflip.types import Batch
+
+SAID = 3
+"""Of the lines of one moment, if a thousand files vanish."""
 
 
 def configure(method: str | None = None, *, file: Path | None = None, settings: Iterable[str] = (), **fields: Any) -> RunConfig:
@@ -75,8 +81,9 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
     Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html. A run that validates writes validation.jsonl as well,
     and takes for model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in
-    last/, and those that can still be chosen in validated/. ``resume`` goes on from the latest checkpoint in ``out``, whose config must be
-    the same. ``say`` receives a line of news now and then.
+    last/, and those that can still be chosen in validated/. What a user should know of how it went, such as steps that were left out,
+    stands in events.jsonl. ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
+    :data:`unflip.recipes.resume.CHANGEABLE` names; where there is no run yet, it begins one. ``say`` receives a line of news now and then.
 
     Called by every process that torchrun started, the processes train together; the first of them writes and speaks.
 
@@ -91,6 +98,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     team = Team()
     if not team.leads:
         progress, say = False, lambda line: None
+    resume = team.share(resume and holds_run(out))
     prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
     stopped = _lead(prepared, out, resume, progress, say) if team.leads else _follow(prepared, out)
     team.close()  # not after an error: it would wait for whoever is gone
@@ -101,7 +109,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
 def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> Interrupted | None:
     """The part of the first process, which writes and speaks for all; what stopped it, if anything did."""
-    training, pairs, _, models, validator, remarks = prepared
+    training, pairs, _, models, validator, remarks, events = prepared
     config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
@@ -119,12 +127,13 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     if validator is not None:
         validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
+        make_folder(out)
+        write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
-        write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
         models.prune()
-    for remark in remarks:
-        say(remark)
+    for line in (*remarks, *events):
+        say(line)
     counts = f"{len(pairs.source):,} source and {len(pairs.target):,} target images"
     where = f"{device}" if training.team.size == 1 else f"{training.team.size} processes, {device.type}"
     say(f"{config.method}: {counts}, budget {config.budget:,} images at {config.size.short} px, on {where}")
@@ -132,10 +141,17 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         say(f"validation of {len(validator):,} translations every {config.validate_every:,} images; chosen is {rule(config)}")
 
     fixed = fixed_images(pairs)
+    expected = Expected.of(config)
     stopped = False
     with Stop() as stop, record:
-        for moment in training_loop(training, _batches(prepared), lambda: stop.signal is not None):
+        for event in events:
+            record.event(training.seen, event)
+        for moment in _moments(prepared, out, stop):
+            if "back" in moment.due:
+                record.rewind(training.seen)
+                models.restore()
             record.add(moment)
+            _tell([*moment.events, *expected.alarms(record.lines)], training.seen, record, say)
             if "sample" in moment.due:
                 draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
             if "validate" in moment.due and validator is not None:
@@ -162,11 +178,35 @@ def _follow(prepared: Prepared, out: Path) -> SaidElsewhere | None:
     """The part of every other process."""
     training, stopped = prepared.training, False
     with Stop() as stop:
-        for moment in training_loop(training, _batches(prepared), lambda: stop.signal is not None):
+        for moment in _moments(prepared, out, stop):
             if "checkpoint" in moment.due:
                 checkpoint.save(out / "checkpoints", training)
             stopped = "stop" in moment.due
     return SaidElsewhere("stopped", EXIT_CODES[stop.signal or signal.SIGTERM]) if stopped else None
+
+
+def _moments(prepared: Prepared, out: Path, stop: Stop) -> Iterator[Moment]:
+    """The training's moments, in every process. At "back" it has gone back to its last checkpoint, and goes on from there."""
+    training, folder = prepared.training, out / "checkpoints"
+    if training.config.faults.policy == "back" and training.seen == 0:
+        checkpoint.save(folder, training)
+    again = True
+    while again:
+        again = False
+        for moment in training_loop(training, _batches(prepared), lambda: stop.signal is not None):
+            if "back" in moment.due:
+                again, events = True, go_back(training, folder)
+                moment = moment._replace(events=(*moment.events, *events))
+            yield moment
+
+
+def _tell(events: list[str], seen: int, record: Record, say: Callable[[str], None]) -> None:
+    for event in events:
+        record.event(seen, event)
+    for event in events[:SAID]:
+        say(f"warning: {event}")
+    if events[SAID:]:
+        say(f"warning: and {len(events) - SAID} more; {record.happened} has them all")
 
 
 def _batches(prepared: Prepared) -> Iterator[Batch]:

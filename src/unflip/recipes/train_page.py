@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unflip.data.images import read_rgb
-from unflip.engine.record import LOG, VALIDATION, lines_until
+from unflip.engine.record import EVENTS, LOG, VALIDATION, lines_until
 from unflip.modelfolder import NUMBERS, ModelConfig, shown
 from unflip.report.blocks import Block, Columns, Fact, Facts, Folded, Made, Notes, Section
 from unflip.report.curves import Curves
@@ -17,7 +17,7 @@ from unflip.report.page import Page
 from unflip.report.pictures import Picture, Row
 from unflip.runs import RunConfig, to_yaml
 
-RATES = ("lr", "images_per_second")
+RATES = ("lr", "images_per_second", "contrast", "variety", "steps_scaled_down")
 """Of the log: what is no part of a loss."""
 
 
@@ -36,6 +36,7 @@ def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | N
             ]
         ),
         Notes("Mind this", facts.get("remarks", [])),
+        Notes("What happened", [f"At {line['seen']:,} images: {line['event']}" for line in _read(out / EVENTS)]),
     ]
     if validation:
         blocks.append(validation_section(validation, chosen))
@@ -44,9 +45,10 @@ def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | N
         rows = "above source images, below their translations" + ("; then the other direction" if config.sides == 2 else "")
         blocks.append(Section("The last samples", [Row(f"after {int(samples[-1].stem):,} images", [Picture(rows, read_rgb(samples[-1]))])]))
     curves = [Curves(name.replace("_", " "), {name: [(line["seen"], line.get(name)) for line in log]}) for name in parts]
-    speed = [Curves(name.replace("_", " "), {name: [(line["seen"], line.get(name)) for line in log]}) for name in RATES]
+    rates = [name for name in RATES if any(name in line for line in log)]
+    speed = [Curves(name.replace("_", " "), {name: [(line["seen"], line.get(name)) for line in log]}) for name in rates]
     note = "Every part of the losses before its weight, averaged between two logs. Adversarial parts that stay even are a game in balance."
-    blocks.append(Section("Losses", [Columns(curves), Folded("learning rate and speed", [Columns(speed)])], note))
+    blocks.append(Section("Losses", [Columns(curves), Folded("learning rate, speed and health", [Columns(speed)])], note))
     made = [(name.replace("_", " "), str(value)) for name, value in facts.items() if name not in ("validation", "remarks")]
     blocks.append(Section("How it was made", [Made([*made, ("config.yaml", to_yaml(config))])]))
     lead = f"{config.method}, from {config.data.source} to {config.data.target}, crops of {config.size} pixels, seed {config.seed}."
