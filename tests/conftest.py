@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +17,10 @@ from PIL import Image
 
 import unflip
 from helpers import make_model
+from running import SIZE, small
 from unflip.inference.translator import Translator
+from unflip.recipes.train import configure
+from unflip.runs import RunConfig
 
 SOURCES = Path(__file__).parents[1] / "src"
 
@@ -106,3 +109,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def translator(model: Path) -> Translator:
     return unflip.load(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Five sources and four targets of several sizes."""
+    root = tmp_path_factory.mktemp("domains")
+    rng = np.random.default_rng(0)
+    for side, sizes in {"source": [(32, 32), (40, 33), (36, 48), (50, 35), (33, 47)], "target": [(44, 36)] * 3 + [(32, 60)]}.items():
+        (root / side).mkdir()
+        for i, (width, height) in enumerate(sizes):
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / side / f"{i}.png")
+    return {"source": root / "source", "target": root / "target"}
+
+
+@pytest.fixture
+def config(domains: dict[str, Path]) -> Callable[..., RunConfig]:
+    """``config("cut", "seed=1", budget=4)``: a tiny configuration."""
+
+    def build(method: str = "cut", *settings: str, **fields: Any) -> RunConfig:
+        fields = {**domains, "size": SIZE, "budget": 8, "device": "cpu", **fields}
+        return configure(method, settings=[*small(method), *settings], **fields)
+
+    return build

@@ -19,8 +19,8 @@ from helpers import SIZE, images, labels, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.pairs import portion
 from unflip.engine import trainer
-from unflip.engine.training import assemble
 from unflip.engine.team import Team
+from unflip.engine.training import assemble
 from unflip.methods import METHODS
 from unflip.runs import RunConfig
 from unflip.torchrun import processes

@@ -16,7 +16,7 @@ from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.transforms import to_image
 from unflip.devices import available_memory
-from unflip.engine import checkpoint, trainer
+from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.replay import Replay
 from unflip.engine.trainer import play

@@ -95,8 +95,8 @@ class Pairs(Dataset[Item]):
         ignored, or None."""
         source, target = self.indices(i)
         place = self._place(self.source[source], "source", i)
-        shown = place.cut(self.source[source])
-        other = self._place(self.target[target], "target", i).cut(self.target[target])
+        shown = self._dithered(place.cut(self.source[source]), "source", i)
+        other = self._dithered(self._place(self.target[target], "target", i).cut(self.target[target]), "target", i)
         if self.labels is None:
             return shown, other, None
         labels = place.cut(self.labels[source][..., None])[0]
@@ -113,6 +113,19 @@ class Pairs(Dataset[Item]):
         if side not in self._orders or self._orders[side][0] != epoch:
             self._orders[side] = epoch, numpy_rng(self.seed, "order", side, epoch).permutation(count).tolist()
         return self._orders[side][1][position]
+
+    def _dithered(self, crop: Tensor, side: str, i: int) -> Tensor:
+        """The crop; where it is all of one color, with noise of one level out of 255.
+
+        Nothing varies in it but rounding errors, which instance norm makes as large as if they were the image: the first gradients are
+        then 100 or 100,000 times the usual ones, and Adam's steps far too small for thousands of images.
+        """
+        if not bool((crop == crop[:, :1, :1]).all()):
+            return crop
+        noise = torch.from_numpy(numpy_rng(self.seed, "dither", side, i).integers(-1, 2, tuple(crop.shape)))
+        if crop.is_floating_point():
+            return (crop + noise / 127.5).clamp(-1, 1).to(crop.dtype)
+        return (crop.long() + noise).clamp(0, 255).to(crop.dtype)
 
     def _place(self, image: Tensor, side: str, i: int) -> _Place:
         """Anywhere in the image ``(H, W, C)``, each place equally likely; flipped half the time.

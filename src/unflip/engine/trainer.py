@@ -39,7 +39,7 @@ class Moment(NamedTuple):
     """The generators' learning rate in the last step."""
     images_per_second: float
     health: dict[str, float] = {}
-    """At "log": "contrast" and "variety" of the translations as shares of the target's, and how many steps were scaled down, if any."""
+    """At "log": "contrast" and "variety" of the translations as shares of the target's, where there were enough."""
     events: tuple[str, ...] = ()
     """What happened since the last moment that a user should know, a line each; of the first process, of all of them."""
 
@@ -74,7 +74,7 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             continue
         team.agree(False)  # before anything waits for the device
         found = training.averages.read(team)
-        trouble, scaled = _trouble(training, found.odd, guarded)
+        trouble = _trouble(training, found.odd, guarded)
         if trouble is not None and config.faults.policy == "back":
             due = {"back"}
         events = (*dict.fromkeys(line for lines in team.gather([*news, *([trouble] if trouble else [])]) for line in lines),)
@@ -82,7 +82,7 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
         parts: dict[str, float] = {}
         health: dict[str, float] = {}
         if "log" in due:
-            numbers = {"contrast": found.contrast, "variety": found.variety, "steps_scaled_down": scaled or None}
+            numbers = {"contrast": found.contrast, "variety": found.variety}
             parts, health = found.means, {name: value for name, value in numbers.items() if value is not None}
             training.averages.clear()
         speed = (training.seen - counted) / max(time.monotonic() - clock, 1e-9)
@@ -92,20 +92,20 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             return
 
 
-def _trouble(training: Training, odd: dict[str, int], since: int) -> tuple[str | None, int]:
-    """What was not a finite number since ``since`` images, in one line, and how many steps were scaled down.
+def _trouble(training: Training, odd: dict[str, int], since: int) -> str | None:
+    """What was not a finite number since ``since`` images, in one line; None: all was.
 
     Counts the steps that were not taken. Raises where the policy is to stop, or where there are too many.
     """
-    faults, skipped, scaled = training.config.faults, 0, 0
+    faults, skipped = training.config.faults, 0
     named = list(odd)
     for player, guard in training.guards.items():
-        steps, large, names = guard.read()  # alike in all processes: they have the same gradients
-        skipped, scaled = max(skipped, steps), scaled + large
+        steps, names = guard.read()  # alike in all processes: they have the same gradients
+        skipped = max(skipped, steps)
         if names:
             named.append(f"the gradient of the {player}'s {names[0]}" + (f" ({len(names)} of {len(guard.names)})" if names[1:] else ""))
     if not skipped:
-        return None, scaled
+        return None
     training.skipped += skipped
     what = f"not a finite number: {', '.join(named)}, in {skipped} steps between {since:,} and {training.seen:,} images"
     advice = "lower optimizer.lr, or that term's weight"
@@ -121,7 +121,7 @@ def _trouble(training: Training, odd: dict[str, int], since: int) -> tuple[str |
     if faults.policy == "back" and training.returns >= faults.returns:
         training.team.fail(UserError(f"{what}, after the run went back {training.returns} times; {advice}"))
     left = f"; {'they were' if skipped > 1 else 'it was'} not taken ({training.skipped} of at most {faults.skips} in all)"
-    return what + (left if faults.policy == "skip" else ""), scaled
+    return what + (left if faults.policy == "skip" else "")
 
 
 def _next(batches: Iterator[Batch], team: Team) -> Batch | None:

@@ -91,7 +91,7 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
             player.parameters(), rate, config.optimizer.betas, weight_decay=config.optimizer.weight_decay, fused=True, capturable=compiled
         )
         training.optimizers[name] = optimizer
-        training.guards[name] = Guard(player, optimizer, config.optimizer.clip, fabric.device)
+        training.guards[name] = Guard(player, optimizer, fabric.device)
         training.wrapped[name], training.wrapped[f"{name}_optimizer"] = fabric.setup(player, optimizer)
     if compiled and team.size == 1 and config.accumulate == 1:  # else what one piece gave is still needed when the next is played
         pool_handle, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(fabric.device)

@@ -43,8 +43,6 @@ class OptimizerConfig(Config):
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     """Times the weights, added to their gradients (Adam's own, not AdamW's)."""
-    clip: PositiveFloat | None = 10.0
-    """Gradients whose norm is more than so many times the usual one of the steps before are scaled down to that; None: never."""
     constant: float = Field(default=0.5, ge=0, lt=1)
     """The share of the budget during which the rate stays constant."""
 

@@ -90,7 +90,7 @@ def prepare(
     found = checkpoint.resume(out / "checkpoints", training) if resume else None
     events += found or []
     if found is None and resume:
-        events.append("there is no checkpoint yet: the run begins from its start")
+        say("there is no checkpoint yet: the run begins from its start")
     if found is None and config.init is not None:
         with team.together():
             _start_from(training, config.init, say)

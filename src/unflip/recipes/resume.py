@@ -19,7 +19,6 @@ CHANGEABLE = (
     "data.workers",
     "optimizer.lr",
     "optimizer.discriminator_lr",
-    "optimizer.clip",
     "faults.",
     "keep",
     "log_every",

@@ -17,7 +17,7 @@ from unflip.report.page import Page
 from unflip.report.pictures import Picture, Row
 from unflip.runs import RunConfig, to_yaml
 
-RATES = ("lr", "images_per_second", "contrast", "variety", "steps_scaled_down")
+RATES = ("lr", "images_per_second", "contrast", "variety")
 """Of the log: what is no part of a loss."""
 
 
