@@ -59,6 +59,8 @@ class Batch(NamedTuple):
     """Class ids of the source, ``(N, H, W)``: int64 with -1 for ignored pixels; from the loader, uint8 with 255."""
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. From the loader, NaN says so instead."""
+    news: tuple[str, ...] = ()
+    """From the loader, a line for every file that could not be read and for which another stands in, and for every start of its workers."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
 def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> Interrupted | None:
     """The part of the first process, which writes and speaks for all; what stopped it, if anything did."""
-    training, pairs, _, models, validator, remarks = prepared
+    training, pairs, _, models, validator, remarks, listing = prepared
     config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
@@ -120,6 +120,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
         make_folder(out / "samples")
+        listing.write(out, config)
         write_bytes(out / "config.yaml", to_yaml(config).encode())
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
         models.prune()
