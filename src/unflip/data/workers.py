@@ -8,12 +8,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from unflip.errors import UserError
+from unflip.errors import UserError, one_line
 
 T = TypeVar("T")
 
 TRIES = 3
 """Starts in a row that may come to nothing."""
+
+GONE = EOFError, ConnectionError
+"""Of a worker that was killed after it had made a batch and before its tensors were fetched."""
 
 ADVICE = "give fewer data.workers, set data.cache=none, or enlarge /dev/shm"
 
@@ -33,11 +36,11 @@ def outliving(start: Callable[[int], Iterable[T]]) -> Iterator[tuple[T, str | No
                 yield each, told
                 done, failed, told = done + 1, 0, None
             return
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError) as error:
             if not _killed(error):
                 raise
             del found  # and with it those workers that are left
-            failed, reason = failed + 1, str(error).strip().rstrip(".")
+            failed, reason = failed + 1, "its batch is lost" if isinstance(error, GONE) else one_line(error).rstrip(".")
         if failed > TRIES:
             raise UserError(f"loader workers are killed again and again, with no batch between ({reason}); {ADVICE}")
         told = f"a loader worker was killed, and all were started anew ({reason}); if this comes often, {ADVICE}"
@@ -61,8 +64,12 @@ def _handler() -> Any:
     return signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
 
 
-def _killed(error: RuntimeError | OSError) -> bool:
+def _killed(error: Exception) -> bool:
     """Whether that is how a loader says that a worker was killed, or could not be started for want of memory."""
+    if str(error).startswith("Caught "):  # raised by a worker, of whatever type
+        return False
+    if isinstance(error, GONE):
+        return True
     if isinstance(error, OSError):
         return error.errno in {errno.ENOMEM, errno.EAGAIN}
     return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))

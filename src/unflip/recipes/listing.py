@@ -121,6 +121,8 @@ def _agreed(mine: Listing, team: Team) -> Listing:
     """Less the images that any process cannot use: a disk may fail one of them only."""
     every = {each[:2]: each for theirs in team.gather(mine.aside) for each in theirs}
     aside = team.share(list(every.values()))
+    if not aside:
+        return mine
     bad = {each[:2] for each in aside}
     kept = {side: [k for k, entry in enumerate(entries) if (side, entry.path) not in bad] for side, entries in mine.entries.items()}
     entries = {side: [mine.entries[side][k] for k in kept[side]] for side in SIDES}
@@ -132,14 +134,14 @@ def _changes(listing: Listing, config: RunConfig, out: Path, progress: bool) -> 
     lines = []
     for side in SIDES:
         before, where = listing.entries[side], getattr(config.data, side)
-        now = {entry.path: _shape(entry) for entry in _sifted(side, [entry.path for entry in before], progress).entries}
-        same = [k for k, entry in enumerate(before) if now.get(entry.path) == _shape(entry)]
-        lost = {entry.path for entry in before if now.get(entry.path) != _shape(entry)}
-        if side == "source" and listing.labels is not None and same:
-            there = [before[k] for k in same]
-            broken = _broken_labels([listing.labels[k] for k in same], there, config, progress, strict=False)
-            lost |= {there[k].path for k in broken}
-        what = f"{len(lost):,} of {len(before):,} {side} images are gone or changed, such as {min(lost, default=where)}"
+        found = _sifted(side, [entry.path for entry in before], progress)
+        good = iter(found.entries)
+        lost = {k for k, entry in enumerate(before) if k in found.bad or _shape(next(good)) != _shape(entry)}
+        there = [k for k in range(len(before)) if k not in lost]
+        if side == "source" and listing.labels is not None and there:
+            labels, images = [listing.labels[k] for k in there], [before[k] for k in there]
+            lost |= {there[k] for k in _broken_labels(labels, images, config, progress, strict=False)}
+        what = f"{len(lost):,} of {len(before):,} {side} images are gone or changed, such as {before[min(lost, default=0)].path}"
         if len(lost) > GONE * len(before):
             raise UserError(f"the images are not those that the run in {out} began with ({what}); restore them, or start another run")
         if lost:
