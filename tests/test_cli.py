@@ -568,7 +568,7 @@ def test_a_disk_that_is_full_from_the_start(cli: Callable[..., Any], here: Path,
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, full_disk)
-            assert_refused(cli(*shlex.split(CALL)), "out/config.yaml", "the disk is full; make room and run again")
+            assert_refused(cli(*shlex.split(CALL)), "out/images.json.gz", "the disk is full; make room and run again")
         assert tree(here) == before
 
 
