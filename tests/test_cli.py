@@ -315,8 +315,8 @@ TRAIN = {
     "folder without images": ("--target texts", "no images", "texts"),
     "empty list": ("--target empty.txt", "no images", "empty.txt"),
     "a file that is no image": ("--source file", "file", "neither a folder nor"),
-    "truncated image": ("--source truncated", "truncated/1.png", "1 of 3"),
-    "fake image": ("--target fake", "fake/2.png"),
+    "truncated image": ("--source truncated --set data.bad=stop", "truncated/1.png", "1 of 3"),
+    "fake image": ("--target fake --set data.bad=stop", "fake/2.png"),
     "images of several kinds": ("--target several", "not of one kind", "several/deep.png is uint16 with 1 band"),
     "image smaller than the crop": ("--source one_small", "one_small/narrow.png", "90x31", "--size 31"),
     "all images smaller than the crop": ("--size 64", "smaller than the 64x64 crop", "36x36"),
@@ -568,7 +568,7 @@ def test_a_disk_that_is_full_from_the_start(cli: Callable[..., Any], here: Path,
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, full_disk)
-            assert_refused(cli(*shlex.split(CALL)), "out/config.yaml", "the disk is full; make room and run again")
+            assert_refused(cli(*shlex.split(CALL)), "out/images.json.gz", "the disk is full; make room and run again")
         assert tree(here) == before
 
 

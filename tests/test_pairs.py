@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from PIL import Image
 from unflip.data import pairs as module
 from unflip.data import store
 from unflip.data.bands import Bands
-from unflip.data.folders import find_images, survey
+from unflip.data.folders import Entry, find_images, survey
 from unflip.data.images import Decoded, read
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.transforms import to_ids
@@ -271,13 +272,24 @@ def test_mixed_sizes_in_one_domain(images_folder: Folder) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("cache", ["memory", "none"])
 def test_files_that_change_meanwhile_are_named_in_one_line(make: Callable[..., Pairs], workers: int, cache: str) -> None:
+    """Another one stands in for each, of which tests/test_faults.py has more."""
     stream = make(cache=cache)
     Image.new("RGB", (20, 24)).save(stream.source.paths[2])
-    with pytest.raises(UserError, match=r"^image has changed .*002\.png \(20x24 instead of 24x20\); [^\n]*$"):
-        list(loader(stream, first=0, batch=4, workers=workers))
+    (line,) = [line for batch in loader(stream, first=0, batch=4, workers=workers) for line in batch.news]
+    assert re.fullmatch(r"image has changed .*002\.png \(20x24 instead of 24x20\); another source image stands in for it", line)
     stream.source.paths[2].write_bytes(b"gone")
-    with pytest.raises(UserError, match=r"^not an image .*002\.png; [^\n]*$"):
-        list(loader(stream, first=0, batch=4, workers=workers))
+    (line,) = [line for batch in loader(stream, first=0, batch=4, workers=workers) for line in batch.news]
+    assert re.fullmatch(r"not an image .*002\.png; another source image stands in for it", line)
+    for path in stream.source.paths:
+        path.write_bytes(b"gone")
+    with pytest.raises(UserError, match=r"^5 source images in a row cannot be read[^\n]*$"):
+        list(loader(make_uncached(stream), first=0, batch=4, workers=workers))
+
+
+def make_uncached(stream: Pairs) -> Pairs:
+    """The same pairs, of images of which none has been read."""
+    entries = [Entry(path, *size) for path, size in zip(stream.source.paths, stream.source.sizes, strict=True)]
+    return Pairs(Images(entries, cache="none"), stream.target, stream.size, stream.seed, stream.length, stream.flip)
 
 
 def test_no_global_randomness_is_read_or_touched(make: Callable[..., Pairs]) -> None:

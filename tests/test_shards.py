@@ -23,7 +23,9 @@ from unflip.data.inventory import take_inventory
 from unflip.data.labels import Classes, match_labels, read_labels, survey_labels
 from unflip.data.pairs import Images, Pairs, loader
 from unflip.data.shards import expand, opened
+from unflip.engine.team import Team
 from unflip.errors import Interrupted, UserError
+from unflip.recipes.listing import list_images
 from unflip.recipes.prepare import _labels
 from unflip.recipes.train import configure
 from unflip.runs import RunConfig
@@ -301,13 +303,13 @@ def test_a_run_is_that_of_a_folder_for_any_number_of_workers_stopped_or_not(doma
     assert other != expected
 
 
-def test_labels_in_shards_are_cut_as_those_in_folders(domains: dict[str, Path]) -> None:
+def test_labels_in_shards_are_cut_as_those_in_folders(domains: dict[str, Path], tmp_path: Path) -> None:
     batches = []
     for kind, place in (("files", "labels"), ("shards", "source")):
         config = config_of(domains, kind, "semantic.weight=1", source_labels=domains[kind] / place, classes=domains["classes"])
-        entries = survey(find_images(config.data.source))
-        found = _labels(config, entries, progress=False, shared=True)
-        images = Images(entries), Images(survey(find_images(config.data.target)))
+        listing = list_images(config, tmp_path, resume=False, progress=False, say=print, team=Team())
+        found = _labels(config, listing, shared=True)
+        images = Images(listing.entries["source"]), Images(listing.entries["target"])
         batches.append(list(loader(Pairs(*images, Size(32, 32), 0, 12, True, found), first=0, batch=4, workers=2)))
     for a, b in zip(*batches, strict=True):
         assert (a.source == b.source).all() and (a.labels == b.labels).all() and 0 < a.labels.float().mean() < 1

@@ -174,7 +174,7 @@ def test_a_process_that_is_killed_ends_the_others(images_folder: Callable[..., P
     assert "Traceback" not in errors
 
 
-def test_a_bad_image_in_one_process_is_one_error(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_bad_image_in_one_process_stops_none(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Its head and tail are whole, so that it is found only when it is drawn, in a step and by the process whose turn it is."""
     source, target, out = images_folder("s", 12, 40), images_folder("t", 4, 40), tmp_path / "run"
     pairs = Pairs(*(Images(survey(find_images(folder)), shared=False) for folder in (source, target)), Size(32, 32), 0, 12, True)
@@ -184,9 +184,65 @@ def test_a_bad_image_in_one_process_is_one_error(images_folder: Callable[..., Pa
     path.write_bytes(content)
     run = started(*training(source, target, out, batch=2, budget=12, log_every=2))
     _, errors = run.communicate(timeout=120)
+    assert run.returncode == 0 and "error: " not in errors, errors
+    assert [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()] == [2, 4, 6, 8, 10, 12]
+
+
+def test_files_that_are_bad_at_the_start_are_set_aside_in_all_processes(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """As if they had not been there; said once."""
+    source, target = images_folder("s", 5, 40), images_folder("t", 4, 40)
+    (source / "001.png").write_bytes(b"no image")
+    (target / "002.png").write_bytes((target / "002.png").read_bytes()[:-30])
+    runs = {}
+    for name in ("bad", "without"):
+        out = tmp_path / name
+        run = started(*training(source, target, out, batch=2, budget=10, log_every=2))
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+        told = [
+            errors.count(f"1 of {count} {side} images cannot be used and were set aside") for count, side in ((5, "source"), (4, "target"))
+        ]
+        assert told == ([1, 1] if name == "bad" else [0, 0]), errors
+        runs[name] = (out / "checkpoints/000000010/state.safetensors").read_bytes()
+        for path in (source / "001.png", target / "002.png"):
+            path.unlink(missing_ok=True)
+    assert runs["bad"] == runs["without"]
+    listed = [json.loads(line) for line in (tmp_path / "bad/set_aside.jsonl").read_text().splitlines()]
+    assert [(line["side"], Path(line["path"]).name) for line in listed] == [("source", "001.png"), ("target", "002.png")]
+
+
+def test_files_that_vanish_midway_stop_no_process(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Nor where it is stopped and goes on; where all are gone, it is one error."""
+    source, target, out = images_folder("s", 30, 40), images_folder("t", 30, 40), tmp_path / "run"
+    settings = {"batch": 2, "budget": 100_000, "log_every": 10, "data.cache": "none"}
+
+    def seen() -> int:
+        return int(json.loads((out / "log.jsonl").read_text().splitlines()[-1])["seen"])
+
+    run = started(*training(source, target, out, **settings))
+    until_it_logs(out, run)
+    for folder in (source, target):
+        for k in (3, 17):
+            (folder / f"{k:03}.png").unlink()
+    goal, deadline = seen() + 90, time.monotonic() + 120
+    while seen() < goal:  # each image has been drawn once or more
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=120)
+    assert errors.count("stopped after") == 1 and "error: " not in errors, errors
+
+    again = started(*training(source, target, out, "--resume", **settings))
+    goal, deadline = seen() + 20, time.monotonic() + 120
+    while seen() < goal:
+        assert again.poll() is None and time.monotonic() < deadline, again.communicate()
+        time.sleep(0.2)
+    for path in source.iterdir():
+        path.unlink()
+    _, errors = again.communicate(timeout=120)
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert run.returncode != 0 and len(told) == 1 and path.name in told[0], errors
-    assert [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()] == [2, 4, 6, 8]
+    assert again.returncode != 0 and len(told) == 1 and "9 source images in a row cannot be read" in told[0], errors
+    assert errors.count("2 of 30 source images are gone or changed") == errors.count("2 of 30 target images are gone or changed") == 1
 
 
 def test_numbers_that_are_not_finite_are_one_error(images_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def finished(domains: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 def test_the_run_folder_holds_what_it_promises(finished: Path) -> None:
     files = {path for path in tree(finished) if not path.startswith("tensorboard/")}
     assert files == {
-        *("config.yaml", "log.jsonl", "report.html", "tensorboard"),
+        *("config.yaml", "images.json.gz", "log.jsonl", "report.html", "tensorboard"),
         *("samples", "samples/000000003.png", "samples/000000006.png", "samples/000000008.png"),
         *("checkpoints", "checkpoints/latest"),
         *(f"checkpoints/{name}{file}" for name in ("000000006", "000000008") for file in ("", "/state.json", "/state.safetensors")),
@@ -188,7 +188,7 @@ def test_the_model_folder_is_the_moving_average_and_says_where_it_is_from(finish
 
 
 def test_nothing_that_a_run_writes_is_a_pickle(finished: Path) -> None:
-    known = {".yaml", ".jsonl", ".json", ".png", ".safetensors", ".md", ".html", ""}
+    known = {".yaml", ".jsonl", ".json", ".png", ".safetensors", ".md", ".html", ".gz", ""}
     assert {Path(name).suffix for name in tree(finished) if not name.startswith("tensorboard/")} <= known
 
 
@@ -417,7 +417,7 @@ def test_what_differs_is_named(cli: Callable[..., Any], config: Callable[..., Ru
 
 
 def test_other_images_are_not_resumed(domains: dict[str, Path], tmp_path: Path) -> None:
-    """The order in which images are seen follows from all of them."""
+    """The order in which images are seen follows from all of them. One of four is too many; tests/test_faults.py has what is not."""
     folders = {side: shutil.copytree(folder, tmp_path / side) for side, folder in domains.items()}
     chosen = configure("cut", **folders, size=SIZE, budget=8, device="cpu", settings=[*small("cut"), *SELDOM])
     whole = bits(quietly(chosen, tmp_path / "whole"))
@@ -426,17 +426,15 @@ def test_other_images_are_not_resumed(domains: dict[str, Path], tmp_path: Path) 
         quietly(chosen, out)
     last = folders["target"] / "3.png"
     content = last.read_bytes()
-    for change in ("one less", "one more", "another size"):
+    for change in ("one less", "another size"):
         if change == "one less":
             last.unlink()
-        elif change == "one more":
-            (folders["target"] / "4.png").write_bytes(content)
         else:
             shutil.copy(folders["target"] / "2.png", last)
-        with pytest.raises(UserError, match=r"the images are not those that the run in .* began with"):
+        with pytest.raises(UserError, match=r"the images are not those that the run in .* began with \(1 of 4 target images are gone or"):
             quietly(chosen, out, resume=True)
-        (folders["target"] / "4.png").unlink(missing_ok=True)
         last.write_bytes(content)
+    (folders["target"] / "4.png").write_bytes(content)  # a new one is left out
     quietly(chosen, out, resume=True)
     assert bits(out) == whole
 

@@ -58,6 +58,9 @@ class DataConfig(Config):
     cache: Literal["auto", "memory", "none"] = "auto"
     """Keep decoded images in memory, shared by the workers; ``auto``: when they fit."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
+    bad: Literal["set_aside", "stop"] = "set_aside"
+    """What images of source and target come to whose files cannot be used, or whose label maps, when a run begins: ``set_aside``: the run
+    does without them, and lists them in set_aside.jsonl, unless they are more than half; ``stop``: the run does not begin."""
 
 
 class EmaConfig(Config):

@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. From the loader, NaN says so instead."""
     news: tuple[str, ...] = ()
-    """What a user should know of how it was loaded, such as a file that has vanished, a line each."""
+    """From the loader, a line for every file that could not be read and for which another stands in, and for every start of its workers."""
 
 
 @dataclass(frozen=True)

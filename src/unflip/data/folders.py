@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from unflip.data.bands import Kind
 from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
@@ -76,26 +76,43 @@ def everything(root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in _seen(root)]
 
 
+class Sifted(NamedTuple):
+    """Images that were found whole, in their order, and what is wrong with every other one, by its place among all."""
+
+    entries: list[Entry]
+    bad: dict[int, str]
+
+
 def survey(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[Entry]:
     """Check every image, in ``paths``' order; ``progress(done, total)`` is called as they are done.
 
     Raises one ``UserError`` for all bad files, which names the first few.
     """
-    entries: list[Entry] = []
-    bad: list[str] = []
+    found = sift(paths, progress)
+    if found.bad:
+        refuse_bad("images", list(found.bad.values()), len(paths))
+    return found.entries
+
+
+def sift(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> Sifted:
+    """The same, for whoever can do without the bad files."""
+    found = Sifted([], {})
     # More threads than cores: most of it waits for the disk. An interrupt leaves what is not yet begun.
     with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(_checked, paths), start=1):
+        for k, result in enumerate(pool.map(_checked, paths)):
             if isinstance(result, Entry):
-                entries.append(result)
+                found.entries.append(result)
             else:
-                bad.append(result)
+                found.bad[k] = result
             if progress is not None:
-                progress(done, len(paths))
-    if bad:
-        more = f" | and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise UserError(f"{len(bad)} of {len(paths)} images cannot be used: {' | '.join(bad[:SHOWN])}{more}; replace or remove them")
-    return entries
+                progress(k + 1, len(paths))
+    return found
+
+
+def refuse_bad(what: str, reasons: Sequence[str], total: int, advice: str = "replace or remove them") -> NoReturn:
+    """Raises the ``UserError`` that says why some of ``total`` files cannot be used, of the first few."""
+    more = f" | and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    raise UserError(f"{len(reasons)} of {total} {what} cannot be used: {' | '.join(reasons[:SHOWN])}{more}; {advice}")
 
 
 def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:

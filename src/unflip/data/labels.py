@@ -20,7 +20,7 @@ from unflip.data.classes import MOST, Stored, listed
 from unflip.data.classes import Classes as Classes
 from unflip.data.classes import GivenClasses as GivenClasses
 from unflip.data.classes import read_classes as read_classes
-from unflip.data.folders import SHOWN, Entry, find_label_maps, key_name, keys
+from unflip.data.folders import Entry, find_label_maps, key_name, keys, refuse_bad
 from unflip.data.formats import FORMATS
 from unflip.data.images import MAX_PIXELS
 from unflip.data.places import opened
@@ -95,34 +95,39 @@ class Surveyed(NamedTuple):
 
     entries: list[Entry]
     pixels: tuple[int, ...]
+    bad: dict[int, str] = {}
+    """What is wrong with every other one, by its place among all."""
 
 
 def survey_labels(
-    paths: Sequence[Path], images: Sequence[Entry], classes: Classes, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    images: Sequence[Entry],
+    classes: Classes,
+    progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> Surveyed:
     """Read every label map, of the images at the same places; ``progress(done, total)`` is called as they are done.
 
     Raises one ``UserError`` for all that are broken, differ from their image in size or show what is not a class; it names the first few.
+    Not ``strict``, it is raised only where they are more than half, and else they are left out.
     """
     entries: list[Entry] = []
-    bad: list[str] = []
+    bad: dict[int, str] = {}
     pixels = np.zeros(256, dtype=np.int64)
     with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:  # decoding needs the cores, too
-        for done, result in enumerate(pool.map(lambda path, image: _checked(path, image, classes), paths, images), start=1):
+        for k, result in enumerate(pool.map(lambda path, image: _checked(path, image, classes), paths, images)):
             if isinstance(result, str):
-                bad.append(result)
+                bad[k] = result
             else:
                 entries.append(result[0])
                 pixels += result[1]
             if progress is not None:
-                progress(done, len(paths))
-    if bad:
-        more = f" | and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        listed = " | ".join(bad[:SHOWN])
-        raise UserError(f"{len(bad)} of {len(paths)} label maps cannot be used: {listed}{more}; correct them, or the classes")
+                progress(k + 1, len(paths))
+    if bad and (strict or 2 * len(bad) > len(paths)):
+        refuse_bad("label maps", list(bad.values()), len(paths), "correct them, or the classes")
     if not pixels[: len(classes.names)].any():
         raise UserError(f"all pixels of all {len(paths)} label maps are ignored, such as {paths[0]}; correct them, or the classes")
-    return Surveyed(entries, tuple(int(count) for count in pixels[: len(classes.names)]))
+    return Surveyed(entries, tuple(int(count) for count in pixels[: len(classes.names)]), bad)
 
 
 class Labels:

@@ -72,12 +72,17 @@ def _one_nodata(entries: Sequence[Entry], side: str) -> float | None:
 
 
 def _look(entries: Sequence[Entry], bands: Bands, given: GivenBands, side: str) -> tuple[tuple[Range, ...], bool]:
-    """The ranges of the bands, and whether any image has pixels that hold nothing."""
+    """The ranges of the bands, and whether any image has pixels that hold nothing. Broken images tell nothing, unless all are."""
     count = min(len(entries), LOOKED_AT)
     samples: list[NDArray[np.float32]] = []
     holes = False
     for k in range(count):
-        image = read(entries[k * len(entries) // count].path, bands=bands)
+        try:
+            image = read(entries[k * len(entries) // count].path, bands=bands)
+        except UserError:
+            if k == count - 1 and not samples:
+                raise
+            continue
         holes |= image.valid is not None
         values = image.pixels.reshape(-1, bands.count) if image.valid is None else image.pixels[image.valid]
         if len(values) > VALUES:

@@ -14,7 +14,9 @@ from unflip.data.bands import RGB, Bands
 from unflip.data.folders import Entry
 from unflip.data.images import read
 from unflip.data.resize import parse_resize
+from unflip.data.standins import read_or_stand_in
 from unflip.data.store import Store
+from unflip.data.workers import outliving
 from unflip.errors import UserError
 from unflip.seeding import numpy_rng
 from unflip.types import Batch, Size
@@ -58,6 +60,7 @@ class Images:
 
 
 Item = tuple[Tensor, Tensor, Tensor | None]
+News = tuple[str, ...]
 
 MORE_PLACES = 7
 """That are tried where a crop holds too little."""
@@ -75,7 +78,8 @@ class Pairs(Dataset[Item]):
     ``i`` counts source images since training began, 0 to ``length`` - 1, never epochs. Each domain is passed through in a new order
     each time, every image once, the two domains apart from each other: so any two sizes of domains are both covered evenly.
     ``labels[k]``, where there are any, holds the classes of source image ``k``, ``(H, W)`` uint8 with 255 for ignored pixels, and is cut
-    and mirrored with it. Raises ``UserError`` where an image is smaller than the crop.
+    and mirrored with it. Where a file can no longer be read, another image of its domain stands in for it, with its own labels. Raises
+    ``UserError`` where an image is smaller than the crop.
     """
 
     def __init__(
@@ -93,14 +97,25 @@ class Pairs(Dataset[Item]):
     def __getitem__(self, i: int) -> Item:
         """``(source, target, labels)``: two ``(C, height, width)`` as :class:`Images` has them, and ``(height, width)`` uint8, 255 where
         ignored, or None."""
+        return self.drawn(i)[0]
+
+    def drawn(self, i: int) -> tuple[Item, News]:
+        """Item ``i``, and a line for each image that another one stands in for. Raises ``UserError`` where none can."""
         source, target = self.indices(i)
-        place = self._place(self.source[source], "source", i)
-        shown = self._dithered(place.cut(self.source[source]), "source", i)
-        other = self._dithered(self._place(self.target[target], "target", i).cut(self.target[target]), "target", i)
-        if self.labels is None:
-            return shown, other, None
-        labels = place.cut(self.labels[source][..., None])[0]
-        return shown, other, torch.where(shown[0].isnan(), 255, labels) if shown.is_floating_point() else labels
+        (image, classes), one = read_or_stand_in(self._labeled, source, len(self.source), "source", self.seed, i)
+        other, two = read_or_stand_in(self.target.__getitem__, target, len(self.target), "target", self.seed, i)
+        news = tuple(line for line in (one, two) if line is not None)
+        place = self._place(image, "source", i)
+        shown = self._dithered(place.cut(image), "source", i)
+        beside = self._dithered(self._place(other, "target", i).cut(other), "target", i)
+        if classes is None:
+            return (shown, beside, None), news
+        labels = place.cut(classes[..., None])[0]
+        return (shown, beside, torch.where(shown[0].isnan(), 255, labels) if shown.is_floating_point() else labels), news
+
+    def _labeled(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """Source image ``k`` with its classes."""
+        return self.source[k], None if self.labels is None else self.labels[k]
 
     def indices(self, i: int) -> tuple[int, int]:
         """Which source and which target image item ``i`` is cut from."""
@@ -189,20 +204,30 @@ def loader(
 
     Of ``ranks`` processes that share each batch of ``batch`` images, number ``rank`` gets the :func:`portion` that is its. One that has
     none of a short last batch gets an image of another all the same, so that it takes part in the step.
-    The same bits for any number of ``workers`` and any ``first``. The workers live until the iterator is used up, closed or dropped.
+    The same bits for any number of ``workers`` and any ``first``. The workers live until the iterator is used up, closed or dropped; where
+    one is killed, they are started anew. Of both, and of images that others stand in for, a batch has ``news``, of each file once.
     Raises ``UserError``, also for what goes wrong in a worker.
     """
-    batches: DataLoader[Any] = DataLoader(
-        _Guarded(pairs),
-        batch_sampler=_InOrder(first, len(pairs), batch, rank, ranks),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_parent,
-        generator=torch.Generator(),  # else it draws from torch's global stream
-        prefetch_factor=prefetch if workers else None,
-    )
-    return _unguarded(batches, batch)
+
+    def start(done: int) -> DataLoader[Any]:
+        return DataLoader(
+            _Guarded(pairs),
+            batch_sampler=_InOrder(first + done * batch, len(pairs), batch, rank, ranks),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),  # else it draws from torch's global stream
+            prefetch_factor=prefetch if workers else None,
+        )
+
+    told: set[str] = set()
+    for found, killed in outliving(start):
+        if isinstance(found, str):
+            raise UserError(found)
+        news = [line for line in found.news if line not in told]
+        told.update(news)
+        yield found._replace(step=found.first // batch, news=(*news, *([killed] if killed else [])))
 
 
 def portion(count: int, part: int, parts: int) -> range:
@@ -210,22 +235,15 @@ def portion(count: int, part: int, parts: int) -> range:
     return range(part * count // parts, (part + 1) * count // parts)
 
 
-def _unguarded(batches: DataLoader[Any], size: int) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, str):
-            raise UserError(batch)
-        yield batch._replace(step=batch.first // size)
-
-
-class _Guarded(Dataset[tuple[int, Item] | str]):
+class _Guarded(Dataset[tuple[int, Item, News] | str]):
     """Items with their numbers, or the one line of their ``UserError``: raised in a worker, it would arrive as a traceback."""
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
 
-    def __getitem__(self, i: int) -> tuple[int, Item] | str:
+    def __getitem__(self, i: int) -> tuple[int, Item, News] | str:
         try:
-            return i, self.pairs[i]
+            return i, *self.pairs.drawn(i)
         except UserError as error:
             return str(error)
 
@@ -246,15 +264,16 @@ class _InOrder(Sampler[list[int]]):
         return len(range(self.first - self.first % self.batch, self.end, self.batch))
 
 
-def _collate(items: list[tuple[int, Item] | str]) -> Batch | str:
+def _collate(items: list[tuple[int, Item, News] | str]) -> Batch | str:
     samples = []
     for item in items:
         if isinstance(item, str):
             return item
         samples.append(item)
-    source, target = (torch.stack(images) for images in zip(*((s, t) for _, (s, t, _) in samples), strict=True))
-    labels = [found for _, (_, _, found) in samples if found is not None]
-    return Batch(source, target, first=samples[0][0], step=0, labels=torch.stack(labels) if labels else None)
+    source, target = (torch.stack(images) for images in zip(*((s, t) for _, (s, t, _), _ in samples), strict=True))
+    labels = [found for _, (_, _, found), _ in samples if found is not None]
+    news = tuple(dict.fromkeys(line for _, _, lines in samples for line in lines))
+    return Batch(source, target, first=samples[0][0], step=0, labels=torch.stack(labels) if labels else None, news=news)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

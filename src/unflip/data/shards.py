@@ -128,14 +128,24 @@ def _index(shard: Path) -> dict[str, tuple[int, int]]:
     """Where the shard's images begin and how long they are, by name, in their order; read once, and again when the shard has changed."""
     try:
         status = os.stat(shard)
-        return _scan(shard, status.st_size, status.st_mtime_ns)
-    except (OSError, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"broken or truncated shard, {shard} ({reason}); replace or remove it") from error
+        found: dict[str, tuple[int, int]] | str = _scanned(shard, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        found = error.strerror or str(error)
+    if isinstance(found, str):
+        raise UserError(f"broken or truncated shard, {shard} ({found}); replace or remove it")
+    return found
 
 
 @cache
-def _scan(shard: Path, size: int, modified: int) -> dict[str, tuple[int, int]]:
+def _scanned(shard: Path, size: int, modified: int) -> dict[str, tuple[int, int]] | str:
+    """Or what is wrong with it, so that a broken shard is not read through again for each of its members."""
+    try:
+        return _scan(shard)
+    except tarfile.TarError as error:
+        return str(error)
+
+
+def _scan(shard: Path) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     with tarfile.open(shard, "r:", tarinfo=Header) as tar:  # a pass over the headers: what lies between them is not read
         for member in tar:

@@ -55,9 +55,8 @@ def advice(level: str, source: Files, target: Files, both: Copies, read: dict[st
 def _about_files(side: str, files: Files) -> list[str]:
     lines = []
     if files.bad:
-        lines.append(
-            f"{len(files.bad)} of {files.images + len(files.bad)} {side} images cannot be used: replace or remove them before training"
-        )
+        what = f"{len(files.bad)} of {files.images + len(files.bad)} {side} images cannot be used"
+        lines.append(f"{what}: replace or remove them before training, which would go on without them")
     for kind, count in list(files.kinds.items())[1:]:
         what = f"{count} of {files.images} {side} images are {kind}, most are {next(iter(files.kinds))}"
         lines.append(f"{what} (such as {files.odd[0]}): leave one kind only, unless both are meant")

@@ -13,9 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from unflip import modelfolder
-from unflip.data.folders import Entry, find_images, same_folder, survey
-from unflip.data.labels import Labels, match_labels, survey_labels
-from unflip.data.measure import find_bands
+from unflip.data.folders import Entry
+from unflip.data.labels import Labels
 from unflip.data.pairs import Images, Pairs
 from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
@@ -27,7 +26,7 @@ from unflip.files import disk_errors
 from unflip.losses import Term
 from unflip.methods.passes import FORWARD
 from unflip.networks import DiscriminatorConfig
-from unflip.progress import Bar
+from unflip.recipes.listing import Listing, list_images
 from unflip.recipes.models import Models
 from unflip.recipes.resume import changes, is_empty
 from unflip.recipes.validate import Validator
@@ -51,6 +50,8 @@ class Prepared(NamedTuple):
     validator: Validator | None
     """Of the first process of a run that validates."""
     remarks: list[str]
+    listing: Listing
+    """The images that it draws from."""
     events: list[str]
     """Of the first process: what is not as it was when the run was stopped."""
 
@@ -59,10 +60,14 @@ def prepare(
     config: RunConfig, out: Path, *, resume: bool, progress: bool, say: Callable[[str], None], fabric: Fabric, team: Team
 ) -> Prepared:
     """Everything up to the first step, in every process of a training alike. Writes nothing."""
+    events: list[str] = []
     with team.together():
         if team.leads:
             with disk_errors(out):
                 _check_out(out, config, resume)
+        if resume:
+            config = _measured_there(out, config)
+            events = changes(out, config) if team.leads else []
         _check_init(config)
         if config.batch % team.size:
             better = -(-config.batch // team.size) * team.size
@@ -70,16 +75,16 @@ def prepare(
         torn = [name for name, term in config.terms.items() if term.weight > 0 and term.compares_images()]
         if torn and team.size > 1:
             raise UserError(f"term {torn[0]} compares the images of a batch, and cannot be shared by several processes; start one")
+    listing = list_images(config, out, resume=resume, progress=progress, say=say, team=team)
+    entries, bands = listing.entries, listing.bands
+    with team.together():
         workers = _workers(config, fabric)
-        entries = _survey(config, progress)
-        bands = {side: find_bands(found, getattr(config.data, f"{side}_bands"), side) for side, found in entries.items()}
         store = {side: Images(found, config.data.resize, config.data.cache, workers > 0, bands[side]) for side, found in entries.items()}
-        labels = _labels(config, entries["source"], progress, shared=workers > 0)
+        labels = _labels(config, listing, shared=workers > 0)
         pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
         judges = config.validates and team.leads
         validator = Validator(config, entries["source"], fabric.device, progress, bands["source"]) if judges else None
         config = _measured(config, pairs)
-        events = changes(out, config) if resume and team.leads else []
     training = assemble(config, (bands["source"], bands["target"]), fabric, team)
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))
@@ -94,11 +99,11 @@ def prepare(
     if found is None and config.init is not None:
         with team.together():
             _start_from(training, config.init, say)
-    remarks = _remarks(config) + (validator.remarks if validator else [])
+    remarks = _remarks(config) + listing.remarks(out) + (validator.remarks if validator else [])
     facts: dict[str, Any] = {"remarks": remarks} if remarks else {}
     facts |= {f"{side}_images": len(images) for side, images in store.items()}
     models = Models(out, training, facts, len(validator) if validator else 0)
-    return Prepared(training, pairs, workers, models, validator, remarks, events)
+    return Prepared(training, pairs, workers, models, validator, remarks, listing, events)
 
 
 def fixed_images(pairs: Pairs) -> Batch:
@@ -122,31 +127,24 @@ def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
         raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
 
 
-def _survey(config: RunConfig, progress: bool) -> dict[str, list[Entry]]:
-    """Find and check all images of both domains."""
-    source, target = config.data.source, config.data.target
-    if same_folder(source, target):
-        raise UserError(f"source and target are the same folder, {source}; nothing would be translated")
-    found = {"source": find_images(source), "target": find_images(target)}
-    common = {path.resolve() for path in found["source"]} & {path.resolve() for path in found["target"]}
-    if common:
-        raise UserError(f"{len(common)} images are in both domains, such as {min(common)}; name folders that do not overlap")
-    entries = {}
-    for side, paths in found.items():
-        with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-            entries[side] = survey(paths, lambda done, total, bar=bar: bar.show(done))  # type: ignore[misc]
-    return entries
-
-
-def _labels(config: RunConfig, images: list[Entry], progress: bool, shared: bool) -> Labels | None:
-    """The source's label maps, all checked, where the run has any."""
-    data = config.data
-    if data.source_labels is None or data.classes is None:
+def _labels(config: RunConfig, listing: Listing, shared: bool) -> Labels | None:
+    """The source's label maps, which are as large as their images, where the run has any."""
+    if listing.labels is None or config.data.classes is None:
         return None
-    paths = match_labels([image.path for image in images], data.source, data.source_labels, data.classes)
-    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
-        found = survey_labels(paths, images, data.classes, lambda done, total: bar.show(done))
-    return Labels(found.entries, data.classes, data.resize, data.cache, shared)
+    entries = [image._replace(path=path) for path, image in zip(listing.labels, listing.entries["source"], strict=True)]
+    return Labels(entries, config.data.classes, config.data.resize, config.data.cache, shared)
+
+
+def _measured_there(out: Path, config: RunConfig) -> RunConfig:
+    """The configuration with what the terms of the run in ``out`` have measured: images that are gone by now would change it."""
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
+    there = from_yaml(out / "config.yaml").terms if asking else {}
+    known = {}
+    for name in asking:
+        measured = getattr(there.get(name), "measured", ())
+        fields = ("measured", *measured) if measured else ()
+        known[name] = config.terms[name].model_copy(update={field: getattr(there[name], field) for field in fields})
+    return config.model_copy(update={"terms": config.terms | known})
 
 
 def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:

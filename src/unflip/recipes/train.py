@@ -82,7 +82,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html. A run that validates writes validation.jsonl as well,
     and takes for model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in
     last/, and those that can still be chosen in validated/. What a user should know of how it went, such as steps that were left out,
-    stands in events.jsonl. ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
+    stands in events.jsonl; images.json.gz lists the images, and set_aside.jsonl those that cannot be used. ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
     :data:`unflip.recipes.resume.CHANGEABLE` names; where there is no run yet, it begins one. ``say`` receives a line of news now and then.
 
     Called by every process that torchrun started, the processes train together; the first of them writes and speaks.
@@ -109,7 +109,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
 def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> Interrupted | None:
     """The part of the first process, which writes and speaks for all; what stopped it, if anything did."""
-    training, pairs, _, models, validator, remarks, events = prepared
+    training, pairs, _, models, validator, remarks, listing, events = prepared
     config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
@@ -130,6 +130,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         make_folder(out)
         write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
+        listing.write(out, config)
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
         models.prune()
     for line in (*remarks, *events):
