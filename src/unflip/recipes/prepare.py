@@ -25,7 +25,7 @@ from unflip.errors import UserError
 from unflip.files import disk_errors
 from unflip.losses import Term
 from unflip.methods.passes import FORWARD
-from unflip.networks import DiscriminatorConfig
+from unflip.networks import IMPORTED, DiscriminatorConfig
 from unflip.progress import Bar
 from unflip.recipes.models import Models
 from unflip.recipes.validate import Validator
@@ -195,6 +195,8 @@ def _check_init(config: RunConfig) -> None:
     if config.init is None:
         return
     model = modelfolder.read_config(modelfolder.find(config.init))
+    if model.generator.kind in IMPORTED:
+        raise UserError(f"--init {config.init} is an imported {model.generator.kind}, which translates and is not trained; leave it out")
     if model.multiscale is not None and config.multiscale is None:
         raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
     there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))
