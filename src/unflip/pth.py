@@ -92,7 +92,7 @@ def _tensors(value: Any, path: Path, size: int) -> dict[str, Tensor]:
     """``value`` if it is what ``net.state_dict()`` gives; nothing of it has been touched before."""
     whole = "save net.state_dict() alone"
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, not the tensors of a network by their names; {whole}")
+        raise UserError(f"{path} holds a value of type {type(value).__name__}, not the tensors of a network by their names; {whole}")
     if {"state", "param_groups"} <= value.keys():
         raise UserError(f"{path} is an optimizer; give the file of the generator, such as latest_net_G.pth")
     if len(value) > MOST_TENSORS:
@@ -100,9 +100,9 @@ def _tensors(value: Any, path: Path, size: int) -> dict[str, Tensor]:
     total = 0
     for name, each in value.items():
         if not isinstance(name, str):
-            raise UserError(f"{path} holds something under {_short(name)}, which is no name of a tensor; {whole}")
+            raise UserError(f"{path}: {_short(name)} is no name of a tensor; {whole}")
         if type(each) not in (Tensor, torch.nn.Parameter):
-            raise UserError(f"{path} holds a {type(each).__name__} under {_short(name)}, which is no tensor; {whole}")
+            raise UserError(f"{path}: {_short(name)} is of type {type(each).__name__}, and no tensor; {whole}")
         if each.layout != torch.strided or each.is_quantized or each.device.type != "cpu":
             raise UserError(f"{path} holds a tensor with no plain values, {_short(name)}; {whole}")
         total += each.numel() * each.element_size()

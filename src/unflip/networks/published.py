@@ -60,11 +60,10 @@ def recognize(tensors: Mapping[str, Tensor], where: Path) -> Published:
     shapes = _shapes(wiring)
     _check_names(tensors, wiring, where)
     for name, value in tensors.items():
-        shape = wiring.left_out.get(name) or (shapes[wiring.names[name]] if name in wiring.names else wiring.kernels[name].shape)
-        if tuple(value.shape) != tuple(shape):
-            raise UserError(f"{where}: tensor {name} is {tuple(value.shape)} instead of {tuple(shape)}, as in {wiring.what}; {KNOWN}")
-    for name, value in tensors.items():
-        _check_values(name, value, wiring, where)
+        if tuple(value.shape) != shapes[name]:
+            raise UserError(f"{where}: tensor {name} is {tuple(value.shape)} instead of {shapes[name]}, as in {wiring.what}; {KNOWN}")
+    for name in tensors.keys() - wiring.left_out.keys():
+        _check_values(name, tensors[name], wiring, where)
     found = {ours: tensors[name] for name, ours in wiring.names.items() if name in tensors}
     found |= {ours: torch.tensor(0) for name, ours in wiring.names.items() if name not in tensors}  # of batches that are counted
     return Published(wiring.generator, wiring.ends, _shared(found, wiring), wiring.what)
@@ -91,22 +90,25 @@ def _wiring(tensors: Mapping[str, Tensor], where: Path) -> Wiring:
 
 
 def _shapes(wiring: Wiring) -> dict[str, tuple[int, ...]]:
-    """Of our network's tensors. It is not made, as nothing is known of its size yet but what the file says."""
+    """Of all tensors that may be there. Our network is not made, as nothing is known of its size yet but what the file says."""
     kind = {ResnetConfig: ResnetGenerator, UnetConfig: UnetGenerator}[type(wiring.generator)]  # type: ignore[index]
     with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in kind(wiring.generator, *wiring.ends).state_dict().items()}
+        ours = kind(wiring.generator, *wiring.ends).state_dict()
+    taken = {name: ours[own] for name, own in wiring.names.items()} | wiring.kernels
+    return wiring.left_out | {name: tuple(value.shape) for name, value in taken.items()}
 
 
 def _check_names(tensors: Mapping[str, Tensor], wiring: Wiring, where: Path) -> None:
     known = wiring.names.keys() | wiring.kernels.keys() | wiring.left_out.keys()
-    norms = {name.rpartition(".")[0] for name in tensors if name.endswith("running_mean")}
-    scaled = next((norm for norm in norms if norm and f"{norm}.weight" in tensors and f"{norm}.weight" not in known), None)
+    norms = [name.rpartition(".")[0] for name in tensors if name.endswith(".running_mean")]
+    scaled = next((norm for norm in norms if f"{norm}.weight" in tensors and f"{norm}.weight" not in known), None)
     if scaled is not None:
-        raise UserError(f"{where} is a ResNet with batch norm ({scaled}); {KNOWN}: train with --normG instance, or --norm instance")
+        raise UserError(f"{where} is a ResNet with batch norm ({scaled}); {KNOWN}")
     lacking = sorted(name for name in wiring.names.keys() | wiring.kernels.keys() if name not in tensors and name not in wiring.optional)
     if lacking:
-        bare = " (without biases: it has no norms, or batch norm)" if all(name.endswith(".bias") for name in lacking) else ""
-        raise UserError(f"{where} is not whole, or another network than {wiring.what}: it lacks tensor {lacking[0]}{bare}; {KNOWN}")
+        if all(name.endswith(".bias") for name in lacking):
+            raise UserError(f"{where} has no tensor {lacking[0]}, as networks without norms; {KNOWN}")
+        raise UserError(f"{where} is not whole, or another network than {wiring.what}: it lacks tensor {lacking[0]}; {KNOWN}")
     unknown = sorted(name for name in tensors if name not in known)
     if unknown:
         raise UserError(f"{where} is another network than {wiring.what}: it has a tensor {_short(unknown[0])}; {KNOWN}")

@@ -57,7 +57,7 @@ class UnetGenerator(Generator):
         self.in_channels, self.out_channels, self.taps = in_channels, out_channels, ()
         self.stride = self.smallest = 2**config.downs  # so small an image is a single pixel in the middle
         self.receptive_radius = 3 * (self.stride - 1)
-        self.memory_per_pixel = 16 * config.width
+        self.memory_per_pixel = 10 * config.width  # measured: 4 to 5 with channels last, 6 to 8 without, at widths 16 and 64
         norm: type[nn.Module] = InstanceNorm if config.norm == "instance" else nn.BatchNorm2d
         bias = config.norm == "instance"
         widths = [config.width * min(2**i, 8) for i in range(config.downs)]
