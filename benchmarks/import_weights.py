@@ -358,13 +358,13 @@ def markdown(rows: list[Row], refused: list[Refusal]) -> str:
             verdict,
         )
 
+    words: dict[tuple[str, str], list[str]] = {}
+    for each in refused:
+        words.setdefault((each.what, each.said.removeprefix("refused: ")), []).append(each.code)
     return "\n".join(
         [
             table(("code", "generator", "file", "std", "apart", "levels apart", "closest broken twin", "holds"), map(cells, rows)),
-            table(
-                ("code", "what is refused", "in which words"),
-                ((each.code, each.what, each.said.removeprefix("refused: ")) for each in refused),
-            ),
+            table(("what is refused", "in which words", "code"), ((*key, ", ".join(codes)) for key, codes in words.items())),
         ]
     )
 

@@ -316,8 +316,9 @@ def rewritten(source: Path, target: Path, compression: int = zipfile.ZIP_STORED,
     return target
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_that_would_grow(cli: Any, tmp_path: Path) -> None:
-    """A compressed one, one whose members overlap, and files that claim to hold more than they do."""
+    """A compressed one, one that holds all twice, and files that claim to hold more than they do."""
     state = {"model.1.weight": torch.zeros(2**18)}
     torch.save(state, tmp_path / "plain.pth")
     small = rewritten(tmp_path / "plain.pth", tmp_path / "small.pth", zipfile.ZIP_DEFLATED)
@@ -326,8 +327,11 @@ def test_archives_that_would_grow(cli: Any, tmp_path: Path) -> None:
     claimed = (tmp_path / "plain.pth").read_bytes().replace(struct.pack("<I", 2**20), struct.pack("<I", 2**31 - 1))
     (tmp_path / "claimed.pth").write_bytes(claimed)
     assert "damaged" in refused(tmp_path / "claimed.pth", tmp_path / "model", cli)
-    with zipfile.ZipFile(tmp_path / "plain.pth") as archive:
+    with zipfile.ZipFile(tmp_path / "plain.pth") as archive, zipfile.ZipFile(tmp_path / "twice.pth", "w") as twice:
+        for member in archive.infolist() * 2:
+            twice.writestr(member.filename, archive.read(member))
         pickled = archive.read("plain/data.pkl")
+    assert "the same twice" in refused(tmp_path / "twice.pth", tmp_path / "model", cli)
     count = b"J" + struct.pack("<i", 2**18)
     assert pickled.count(count) >= 2
     wrong = rewritten(tmp_path / "plain.pth", tmp_path / "wrong.pth", data_pkl=pickled.replace(count, b"J" + struct.pack("<i", 2**30)))
@@ -402,7 +406,7 @@ def calls(mark: Path) -> dict[str, Runs]:
 
 
 def tar(value: Any) -> bytes:
-    """The format of torch before 0.2: a tar whose member ``pickle`` is unpickled, after two others that list tensors."""
+    """The format of the first versions of torch: a tar whose member ``pickle`` is unpickled, after two others that list tensors."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         for name, content in {

@@ -60,8 +60,8 @@ def _checked(path: Path, file: BinaryIO, size: int) -> BinaryIO:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise UserError(f"{path} is a compressed archive, which torch.save does not write; unpack it and give the .pth file in it")
-            if sum(member.file_size for member in members) > size:
-                raise UserError(f"{path} is damaged: it says that it holds more than its {size:,} bytes; get it again")
+            if sum(member.file_size for member in members) > size or len({member.filename for member in members}) < len(members):
+                raise UserError(f"{path} is damaged: it says that it holds more than its {size:,} bytes, or the same twice; get it again")
             for member in members:
                 made.writestr(member.filename, archive.read(member))
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
@@ -82,7 +82,7 @@ def _loaded(path: Path, file: BinaryIO) -> Any:
         if asked is not None:
             what = f"asks for {asked[1]}, which is no tensor, and nothing of it was run; save net.state_dict() alone"
         elif "legacy .tar format" in str(error):
-            what = "is in the format of torch before 0.2, which cannot be read safely; save it again with a newer torch"
+            what = "is a tar archive, as the first versions of torch wrote, which cannot be read safely; save it again with a newer one"
         else:
             what = "was not written by torch.save, or is damaged; get it again"
         raise UserError(f"{path} {what}") from None

@@ -62,8 +62,9 @@ def recognize(tensors: Mapping[str, Tensor], where: Path) -> Published:
     for name, value in tensors.items():
         if tuple(value.shape) != shapes[name]:
             raise UserError(f"{where}: tensor {name} is {tuple(value.shape)} instead of {shapes[name]}, as in {wiring.what}; {KNOWN}")
-    for name in tensors.keys() - wiring.left_out.keys():
-        _check_values(name, tensors[name], wiring, where)
+    for name, value in tensors.items():
+        if name not in wiring.left_out:
+            _check_values(name, value, wiring, where)
     found = {ours: tensors[name] for name, ours in wiring.names.items() if name in tensors}
     found |= {ours: torch.tensor(0) for name, ours in wiring.names.items() if name not in tensors}  # of batches that are counted
     return Published(wiring.generator, wiring.ends, _shared(found, wiring), wiring.what)
@@ -80,7 +81,7 @@ def _wiring(tensors: Mapping[str, Tensor], where: Path) -> Wiring:
     for kind, beginning in OTHERS.items():
         if all(re.match(kind, name) for name in tensors):
             raise UserError(f"{where} is {beginning}; {KNOWN}")
-    wiring = resnet(tensors, where) or unet(tensors, where)
+    wiring = resnet(tensors) or unet(tensors, where)
     if wiring is not None:
         return wiring
     first = tensors.get("model.0.weight")

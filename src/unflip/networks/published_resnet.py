@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import count
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from unflip.networks.resnet import ResnetConfig
 from unflip.networks.wiring import Wiring
 
 
-def resnet(tensors: Mapping[str, Tensor], where: Path) -> Wiring | None:
+def resnet(tensors: Mapping[str, Tensor]) -> Wiring | None:
     """The ResNet that ``tensors`` look like; None: they do not."""
     stem, blocks = tensors.get("model.1.weight"), _blocks(tensors)
     if stem is None or stem.ndim != 4 or stem.shape[2:] != (7, 7) or 0 in stem.shape or not blocks:
