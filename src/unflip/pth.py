@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from unflip.errors import UserError, one_line
+from unflip.errors import UserError, one_line, short
 
 SAFE = (2, 10)
 """The first torch whose ``weights_only`` has no hole that is known (CVE-2025-32434 and CVE-2026-24747 were closed before)."""
@@ -100,18 +100,12 @@ def _tensors(value: Any, path: Path, size: int) -> dict[str, Tensor]:
     total = 0
     for name, each in value.items():
         if not isinstance(name, str):
-            raise UserError(f"{path}: {_short(name)} is no name of a tensor; {whole}")
+            raise UserError(f"{path}: {short(name)} is no name of a tensor; {whole}")
         if type(each) not in (Tensor, torch.nn.Parameter):
-            raise UserError(f"{path}: {_short(name)} is of type {type(each).__name__}, and no tensor; {whole}")
+            raise UserError(f"{path}: {short(name)} is of type {type(each).__name__}, and no tensor; {whole}")
         if each.layout != torch.strided or each.is_quantized or each.device.type != "cpu":
-            raise UserError(f"{path} holds a tensor with no plain values, {_short(name)}; {whole}")
+            raise UserError(f"{path} holds a tensor with no plain values, {short(name)}; {whole}")
         total += each.numel() * each.element_size()
     if total > size:
         raise UserError(f"{path} is damaged: its tensors would have {total:,} bytes, and it has {size:,}; get it again")
     return {name: each.detach() for name, each in value.items()}
-
-
-def _short(name: object) -> str:
-    """A name in a file of others, which can be anything, fit to be printed."""
-    text = ascii(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."

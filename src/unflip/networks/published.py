@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unflip.errors import UserError
+from unflip.errors import UserError, short
 from unflip.networks.generator import GeneratorConfig
 from unflip.networks.published_resnet import resnet
 from unflip.networks.published_unet import unet
@@ -87,7 +87,7 @@ def _wiring(tensors: Mapping[str, Tensor], where: Path) -> Wiring:
     first = tensors.get("model.0.weight")
     if first is not None and first.ndim == 4 and first.shape[-1] in (1, 4):
         raise UserError(f"{where} is a discriminator; give the file of the generator, such as latest_net_G.pth")
-    raise UserError(f"{where} is no generator that is known: it has a tensor {_short(next(iter(tensors)))}; {KNOWN}")
+    raise UserError(f"{where} is no generator that is known: it has a tensor {short(next(iter(tensors)))}; {KNOWN}")
 
 
 def _shapes(wiring: Wiring) -> dict[str, tuple[int, ...]]:
@@ -107,12 +107,12 @@ def _check_names(tensors: Mapping[str, Tensor], wiring: Wiring, where: Path) -> 
         raise UserError(f"{where} is a ResNet with batch norm ({scaled}); {KNOWN}")
     lacking = sorted(name for name in wiring.names.keys() | wiring.kernels.keys() if name not in tensors and name not in wiring.optional)
     if lacking:
-        if all(name.endswith(".bias") for name in lacking):
+        if len(lacking) > 2 and all(name.endswith(".bias") for name in lacking):
             raise UserError(f"{where} has no tensor {lacking[0]}, as networks without norms; {KNOWN}")
         raise UserError(f"{where} is not whole, or another network than {wiring.what}: it lacks tensor {lacking[0]}; {KNOWN}")
     unknown = sorted(name for name in tensors if name not in known)
     if unknown:
-        raise UserError(f"{where} is another network than {wiring.what}: it has a tensor {_short(unknown[0])}; {KNOWN}")
+        raise UserError(f"{where} is another network than {wiring.what}: it has a tensor {short(unknown[0])}; {KNOWN}")
 
 
 def _check_values(name: str, value: Tensor, wiring: Wiring, where: Path) -> None:
@@ -145,8 +145,3 @@ def _shared(tensors: dict[str, Tensor], wiring: Wiring) -> dict[str, Tensor]:
         weight = weight[:, turns] if wiring.transposed else weight[turns]
         tensors = tensors | {f"{last}.weight": weight, f"{last}.bias": bias[turns]}
     return tensors
-
-
-def _short(name: str) -> str:
-    text = ascii(name)[1:-1]
-    return text if len(text) <= 80 else f"{text[:77]}..."
