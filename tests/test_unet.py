@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import unflip
 from helpers import images, lively, noise, positive, reach, rng, same, scale_weights, untouched_global_rng
+from unflip import modelfolder
+from unflip.inference.clip import fixed
 from unflip.inference.tiles import Tiles
 from unflip.modelfolder import ModelConfig
 from unflip.networks import GENERATORS, IMPORTED, Generator, MultiscaleConfig, UnetConfig
@@ -122,3 +127,14 @@ def test_tiles_are_the_whole_image(norm: str, size: tuple[int, int]) -> None:
     tiles.halo -= 64  # the broken twin
     parts: list[tuple[Any, Tensor]] = list(tiles.translate(reader(x)))
     assert any((part - whole[..., box.top : box.bottom, box.left : box.right]).abs().max() > 1e-6 for box, part in parts)
+
+
+def test_a_clip_by_batch_norms_is_its_frames(tmp_path: Path) -> None:
+    """They have their statistics from training: there are none to be found, and each frame is what it is by itself."""
+    config = UnetConfig(width=2, downs=5)
+    modelfolder.save(tmp_path / "model", ModelConfig(generator=config), nn.ModuleDict({"to_target": network("batch").float()}), None)
+    translator = unflip.load(tmp_path / "model", device="cpu")
+    frames = [np.uint8((x.permute(1, 2, 0) + 1) * 127) for x in images(3, 40).clamp(-1, 1)]
+    alone = [translator(frame) for frame in frames]
+    with fixed(translator, frames):
+        assert all((translator(frame) == one).all() for frame, one in zip(frames, alone, strict=True))
