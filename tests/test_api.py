@@ -18,7 +18,7 @@ from PIL import Image
 import unflip
 
 # Public names are never renamed or removed. What is added is added here too.
-PUBLIC = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "load", "train"]
+PUBLIC = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "import_weights", "load", "train"]
 
 PARAMETERS = {
     "configure": ["method", "file", "settings", "fields"],
@@ -42,6 +42,7 @@ PARAMETERS = {
         "progress",
         "command",
     ],
+    "import_weights": ["path", "out", "backward", "resize"],
     "load": ["path", "device", "direction", "tile", "statistics", "depth"],
     "train": ["config", "out", "resume", "progress", "say"],
 }
@@ -104,7 +105,14 @@ def test_parameters_are_frozen(name: str) -> None:
     assert [parameter.name for parameter in parameters] == PARAMETERS[name]
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     evaluated = ["translated", "labels", "segmenter", "out"]
-    assert positional == {"configure": ["method"], "evaluate": evaluated, "load": ["path"], "train": ["config", "out"]}[name]
+    promised = {
+        "configure": ["method"],
+        "evaluate": evaluated,
+        "import_weights": ["path", "out"],
+        "load": ["path"],
+        "train": ["config", "out"],
+    }
+    assert positional == promised[name]
     for parameter in parameters:
         assert parameter.annotation is not parameter.empty
 

@@ -145,6 +145,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
     "methods": ["[NAME]"],
+    "import": ["FILE", "--out", "--backward", "--resize"],
 }
 REQUIRED = {
     ("demo", frozenset()),
@@ -156,6 +157,7 @@ REQUIRED = {
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("bench", frozenset()),
     ("methods", frozenset()),
+    ("import", frozenset({"FILE", "--out"})),
 }
 FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--version"}
 REPEATED = {"--set", "--run", "--require"}

@@ -63,7 +63,7 @@ def naive(tiles: Tiles, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}])
-@pytest.mark.parametrize("size", [(93, 131), (64, 201)])
+@pytest.mark.parametrize("size", [(93, 131), (64, 201), (3, 201)])
 def test_exact_tiles_are_the_whole_image(fields: dict[str, str], size: tuple[int, int]) -> None:
     generator, x = network(**fields), scene(*size)
     whole, tiles = generator(x), Tiles(generator, size, 48)

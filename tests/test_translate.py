@@ -740,7 +740,7 @@ def rewrite(model: Path, **changes: Any) -> None:
         ({"format": 2}, r"config\.json: format: .*given 2"),
         ({"kind": "segmenter"}, r"config\.json: kind: "),
         ({"surprise": 1}, r"config\.json: unknown key 'surprise'"),
-        ({"generator": {"kind": "unet"}}, r"config\.json: .*unknown generator kind 'unet'"),
+        ({"generator": {"kind": "vit"}}, r"config\.json: .*unknown generator kind 'vit'"),
         ({"generator": {"kind": "resnet", "width": 0}}, r"config\.json: generator\.width"),
         ({"generator": 4}, r"config\.json: generator"),
         ({"generator": {"widht": 4}}, r"config\.json: .*did you mean width"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unflip.inference.translator import load as load
     from unflip.methods import METHODS as METHODS
     from unflip.recipes.evaluate import evaluate as evaluate
+    from unflip.recipes.imports import import_weights as import_weights
     from unflip.recipes.train import configure as configure
     from unflip.recipes.train import train as train
     from unflip.runs import RunConfig as RunConfig
@@ -31,11 +32,12 @@ _WHERE = {
     "UserError": ("unflip.errors", "UserError"),
     "configure": ("unflip.recipes.train", "configure"),
     "evaluate": ("unflip.recipes.evaluate", "evaluate"),
+    "import_weights": ("unflip.recipes.imports", "import_weights"),
     "load": ("unflip.inference.translator", "load"),
     "train": ("unflip.recipes.train", "train"),
 }
 
-__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "load", "train"]
+__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "import_weights", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

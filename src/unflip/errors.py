@@ -36,3 +36,9 @@ class Interrupted(Exception):
 def one_line(error: BaseException) -> str:
     """What an error of another library says, which can be many lines or none, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def short(name: object) -> str:
+    """A name in a file of others, which can be anything, quoted and fit to be printed."""
+    text = ascii(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -17,7 +17,7 @@ from unflip.data.bands import RGB, Bands
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
-from unflip.networks import GENERATORS, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
+from unflip.networks import GENERATORS, IMPORTED, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
 from unflip.networks.multiscale import build
 from unflip.tensors import load_exactly, read_tensors, write_tensors
 
@@ -32,6 +32,11 @@ NUMBERS = {
     "frechet": "Fréchet distance",
 }
 """What a validation finds, and what it is called."""
+WHICH = {
+    "ema": "The weights are the moving average (EMA) of the generator over training.",
+    "last": "The weights were trained by other code and imported. They are those of the last step, no moving average.",
+}
+"""What the card says of the weights."""
 
 
 class ModelConfig(Config):
@@ -47,8 +52,8 @@ class ModelConfig(Config):
     sides: Literal[1, 2] = 1
     resize: str = "none"
     """Applied to an image before it is translated, and undone after."""
-    weights: Literal["ema"] = "ema"
-    """The weights are the moving average over training."""
+    weights: Literal["ema", "last"] = "ema"
+    """Of training: their moving average, or, of imported ones, the last."""
     provenance: dict[str, Any] = {}
     files: dict[str, str] = {}
     """SHA-256 of every weight file."""
@@ -71,7 +76,13 @@ class ModelConfig(Config):
     @field_validator("generator", mode="before")
     @classmethod
     def _generator_by_kind(cls, value: Any) -> Any:
-        return by_kind(value, GENERATORS, "generator")
+        return by_kind(value, GENERATORS | IMPORTED, "generator")
+
+    @model_validator(mode="after")
+    def _scales(self) -> ModelConfig:
+        if self.multiscale is not None and not self.generator.taps:
+            raise ValueError(f"multiscale: a generator of kind {self.generator.kind} has no taps")
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,7 @@ tags: [unpaired-image-translation, domain-adaptation]
 ---
 # An unflip translation model
 
-The weights are the moving average (EMA) of the generator over training. Load them with
+{WHICH[config.weights]} Load them with
 
     import unflip
     model = unflip.load("PATH/OF/THIS/FOLDER")

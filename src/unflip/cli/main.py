@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from unflip.cli import audit, bench, compare, demo, evaluate, methods, segmenter, train, translate
+from unflip.cli import audit, bench, compare, demo, evaluate, import_, methods, segmenter, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.torchrun import processes
 
@@ -32,6 +32,7 @@ for verb in (
     methods.methods,
 ):
     app.command()(verb)
+app.command("import")(import_.import_)
 
 
 @app.callback(invoke_without_command=True)

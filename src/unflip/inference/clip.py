@@ -50,7 +50,8 @@ def fixed(translator: Translator, frames: Sequence[Array]) -> Iterator[None]:
     norms = [module for module in translator.generator.modules() if isinstance(module, InstanceNorm)]
     shared = [_Shared(norm.eps) for norm in norms]
     with uncompiled(translator.compiled):
-        _learn(translator, norms, shared, [resized(translator, frame) for frame in frames])
+        if norms:  # an imported U-Net's can be batch norms, which have theirs
+            _learn(translator, norms, shared, [resized(translator, frame) for frame in frames])
         with instead(norms, [each.apply for each in shared]):
             yield
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unflip.losses.precision import at_least_float32
 from unflip.networks import Generator
-from unflip.networks.blocks import InstanceNorm
+from unflip.networks.blocks import InstanceNorm, grown
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
@@ -183,7 +182,7 @@ class Tiles:
     def _read(self, read: Read, box: Box) -> Tensor:
         height, width = self.size
         x = read(box.top, box.left, min(box.bottom, height), min(box.right, width))
-        return F.pad(x, (0, max(box.right - width, 0), 0, max(box.bottom - height, 0)), mode="reflect")
+        return grown(x, max(box.bottom - height, 0), max(box.right - width, 0))
 
 
 def _by(norm: InstanceNorm, moments: Moments) -> Callable[[Tensor], Tensor]:

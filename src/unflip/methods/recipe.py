@@ -22,6 +22,7 @@ from unflip.methods.passes import Turn, View, views
 from unflip.networks import (
     DISCRIMINATORS,
     GENERATORS,
+    IMPORTED,
     DiscriminatorConfig,
     GeneratorConfig,
     MultiscaleConfig,
@@ -88,6 +89,8 @@ class Recipe(Config):
     @field_validator("generator", mode="before")
     @classmethod
     def _generator_by_kind(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("kind") in IMPORTED:
+            raise ValueError(f"kind {value['kind']} is only for imported weights, which translate; train {' or '.join(GENERATORS)}")
         return by_kind(value, GENERATORS, "generator")
 
     @field_validator("discriminator", mode="before")

@@ -1,4 +1,7 @@
-"""Networks. ``GENERATORS`` and ``DISCRIMINATORS`` are the tables of what a config's ``kind`` may name."""
+"""Networks. ``GENERATORS`` and ``DISCRIMINATORS`` are the tables of what a config's ``kind`` may name.
+
+``IMPORTED`` are generators that a model folder may hold beside these: they translate, but no method can be trained with them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from unflip.networks.multiscale import Multiscale, MultiscaleConfig
 from unflip.networks.patchgan import PatchGANConfig
 from unflip.networks.projector import Projector, ProjectorConfig
 from unflip.networks.resnet import ResnetConfig
+from unflip.networks.unet import UnetConfig
 
 GENERATORS: dict[str, type[GeneratorConfig]] = {"resnet": ResnetConfig}
+IMPORTED: dict[str, type[GeneratorConfig]] = {"unet": UnetConfig}
 DISCRIMINATORS: dict[str, type[DiscriminatorConfig]] = {"patchgan": PatchGANConfig, "hypervector": HypervectorDiscriminatorConfig}
 
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "IMPORTED",
     "DiscriminatorConfig",
     "Generator",
     "GeneratorConfig",
@@ -26,4 +32,5 @@ __all__ = [
     "ProjectorConfig",
     "ResnetConfig",
     "Tap",
+    "UnetConfig",
 ]

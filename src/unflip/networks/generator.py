@@ -26,13 +26,13 @@ class Tap(NamedTuple):
 
 
 class GeneratorConfig(Config, ABC):
-    """How a generator is built; ``kind`` is its name in the table GENERATORS."""
+    """How a generator is built; ``kind`` is its name in the table GENERATORS, or IMPORTED."""
 
     kind: str
     stride: ClassVar[int]
     """Sides of training crops must be multiples of this."""
     taps: tuple[str, ...] = ()
-    """Names of the layers whose activations are features."""
+    """Names of the layers whose activations are features; of what is only translated with, none."""
 
     @abstractmethod
     def build(self, in_channels: int, out_channels: int, rng: torch.Generator) -> Generator:

@@ -25,12 +25,12 @@ from unflip.errors import UserError
 from unflip.files import disk_errors
 from unflip.losses import Term
 from unflip.methods.passes import FORWARD
-from unflip.networks import DiscriminatorConfig
+from unflip.networks import IMPORTED, DiscriminatorConfig
 from unflip.recipes.listing import Listing, list_images
 from unflip.recipes.models import Models
 from unflip.recipes.resume import changes, is_empty
 from unflip.recipes.validate import Validator
-from unflip.runs import RunConfig, leaves
+from unflip.runs import RunConfig, from_yaml, leaves
 from unflip.tensors import load_exactly, read_tensors
 from unflip.torchrun import processes
 from unflip.types import Batch
@@ -186,6 +186,8 @@ def _check_init(config: RunConfig) -> None:
     if config.init is None:
         return
     model = modelfolder.read_config(modelfolder.find(config.init))
+    if model.generator.kind in IMPORTED:
+        raise UserError(f"--init {config.init} is an imported {model.generator.kind}, which translates and is not trained; leave it out")
     if model.multiscale is not None and config.multiscale is None:
         raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
     there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))

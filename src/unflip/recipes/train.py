@@ -79,10 +79,12 @@ def _anywhere(config: RunConfig) -> RunConfig:
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:
     """Train ``config`` into the run folder ``out``, and return it.
 
-    Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html. A run that validates writes validation.jsonl as well,
-    and takes for model/ the checkpoint that is chosen by the rule of :class:`unflip.runs.ValidationConfig`; the last weights are then in
-    last/, and those that can still be chosen in validated/. What a user should know of how it went, such as steps that were left out,
-    stands in events.jsonl; images.json.gz lists the images, and set_aside.jsonl those that cannot be used. ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
+    Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html; images.json.gz lists the images that it draws from,
+    set_aside.jsonl those that cannot be used, and events.jsonl what a user should know of how it went, such as steps that were left out.
+    A run that validates writes validation.jsonl as well, and takes for model/ the checkpoint that is chosen by the rule of
+    :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those that can still be chosen in validated/.
+
+    ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
     :data:`unflip.recipes.resume.CHANGEABLE` names; where there is no run yet, it begins one. ``say`` receives a line of news now and then.
 
     Called by every process that torchrun started, the processes train together; the first of them writes and speaks.
