@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError, field_validator
 
-from unflip.config import Config, by_kind, problem
+from unflip.config import Config, WeightFile, by_kind, problem
 from unflip.data.labels import Classes
 from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.networks.pretrained import Pretrained, PretrainedSegmenter, TransformersConfig, find_pretrained
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
-from unflip.tensors import load_exactly, read_tensors, write_tensors
+from unflip.tensors import check_fit, load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 HELD_OUT = "heldout.json"
@@ -59,7 +59,7 @@ class SegmenterModelConfig(Config):
     resize: GivenResize = "none"
     """How the images were resized on which it was trained, and so those that it is to read, as in a run's ``data.resize``."""
     provenance: dict[str, Any] = {}
-    files: dict[str, str] = {}
+    files: dict[WeightFile, str] = {}
     """SHA-256 of the weight file."""
 
     @field_validator("network", mode="before")
@@ -101,6 +101,8 @@ def load_segmenter(path: Path | str, device: torch.device | str = "cpu") -> Segm
         return SegmenterModel(_adopted(foreign, path), foreign.load().eval().to(device), foreign.folder)
     folder, config = read_segmenter(path)
     tensors = read_tensors(folder / WEIGHTS, config.files.get(WEIGHTS))
+    with torch.device("meta"):  # what does not fit takes no memory, however large the configuration says that it is
+        check_fit(config.network.build(len(config.classes.names), torch.Generator(device="cpu").manual_seed(0)), tensors, folder / WEIGHTS)
     network = config.network.build(len(config.classes.names), torch.Generator().manual_seed(0))
     load_exactly(network, tensors, folder / WEIGHTS)
     return SegmenterModel(config, network.eval().to(device), folder, _held_out(folder, config.classes))

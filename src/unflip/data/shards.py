@@ -29,6 +29,12 @@ class Header(tarfile.TarInfo):
     By itself it takes what is cut short between two members, or damaged there, for the end.
     """
 
+    def _block(self, count: int) -> int:
+        """How many bytes ``count`` fill up to; older Pythons go backwards for negative ones, and for ever."""
+        if count < 0:
+            raise ReadError("a member of negative size")
+        return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Header:
         try:

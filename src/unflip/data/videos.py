@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from unflip.data.images import MAX_PIXELS, Array
+from unflip.data.images import Array
+from unflip.data.limits import max_pixels, refuse_bombs
 from unflip.data.places import streamed
 from unflip.errors import MissingExtra, UserError
 
@@ -187,8 +188,8 @@ def _video(container: InputContainer, source: Path | str) -> VideoStream:
     found = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not found:
         raise UserError(f"no pictures in the video, {source}; replace or remove it")
-    if found[0].width * found[0].height > MAX_PIXELS:
-        raise UserError(f"too many pixels ({found[0].width}x{found[0].height}), {source}; make it smaller")
+    refuse_bombs(found[0].width, found[0].height, source)
+    found[0].codec_context.options = {"max_pixels": str(max_pixels())}  # what the frames themselves say can differ
     return found[0]
 
 
