@@ -39,7 +39,7 @@ class Config(BaseModel):
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """One line that names the nearest right name, or all of them."""
     names = list(known)
-    name = _short(str(name))
+    name = shortened(name)
     near = difflib.get_close_matches(name, names, n=1)
     return f"unknown {what} {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
 
@@ -76,10 +76,12 @@ def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
 def _quoted(value: Any) -> str:
     short = reprlib.Repr()  # which does not enter what is deep
     short.maxlevel, short.maxstring, short.maxother = 4, LONGEST, LONGEST
-    return _short(short.repr(value))
+    return shortened(short.repr(value))
 
 
-def _short(text: str) -> str:
+def shortened(value: object) -> str:
+    """A value as text, of which an error is made."""
+    text = str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError, field_validator
 
-from unflip.config import Config, WeightFile, by_kind, problem
+from unflip.config import Config, WeightFile, by_kind, problem, shortened
 from unflip.data.labels import Classes
 from unflip.data.resize import GivenResize
 from unflip.errors import UserError
@@ -120,7 +120,7 @@ def read_segmenter(path: Path | str) -> tuple[Path, SegmenterModelConfig]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("kind") != "segmenter":
-            raise UserError(f"a {values.get('kind')}, not a segmenter, {folder}; give the folder of a trained segmenter")
+            raise UserError(f"a {shortened(values.get('kind'))}, not a segmenter, {folder}; give the folder of a trained segmenter")
         return folder, SegmenterModelConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{file}: {problem(error)}") from None

@@ -30,9 +30,9 @@ class Header(tarfile.TarInfo):
     """
 
     def _block(self, count: int) -> int:
-        """How many bytes ``count`` fill up to; older Pythons go backwards for negative ones, and for ever."""
-        if count < 0:
-            raise ReadError("a member of negative size")
+        """How many bytes ``count`` fill up to; older Pythons go backwards for negative ones, for ever (CVE-2025-8194)."""
+        if not 0 <= count < 2**62:
+            raise ReadError("a member of a size that cannot be")
         return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
     @classmethod

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError, field_validator
 from torch import Tensor, nn
 
-from unflip.config import Config
+from unflip.config import Config, problem, shortened
 from unflip.errors import MissingExtra, UserError, one_line
 from unflip.networks.blocks import pad_to_multiple
 from unflip.networks.features import DEVIATION, HUB, MEAN
+from unflip.networks.foreign import check_config
 from unflip.seeding import derive
 
 EXTRA = "metrics"
@@ -41,6 +43,12 @@ class TransformersConfig(Config):
     """... and what it divides by then."""
     bgr: bool = False
     """Whether it wants blue first."""
+
+    @field_validator("config")
+    @classmethod
+    def _possible(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_config(value)
+        return value
 
     def build(self, classes: int, rng: torch.Generator, in_channels: int = 3) -> PretrainedSegmenter:
         """The network with weights freshly drawn from ``rng``; ``config`` decides how many classes it has.
@@ -91,7 +99,7 @@ class PretrainedSegmenter(nn.Module):
             return self.model(x.flip(1) if self.bgr else x, output_hidden_states=hidden)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:  # some read images of one size only
+        except Exception as error:  # some read images of one size only, and what is built by an odd config can raise anything
             size = f"{x.shape[-1]}x{x.shape[-2]}"
             raise UserError(f"the network does not read images of {size} ({_reason(error)}); use another --resize, or network") from error
 
@@ -168,6 +176,8 @@ def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None
             **(given if processor.get("do_normalize", "image_mean" in processor or not processor) else plain),
         )
         return Pretrained(folder, network, tuple(names[i] for i in range(len(names))))
+    except ValidationError as error:
+        raise UserError(f"not a network that unflip reads, {folder} ({problem(error)}); check its JSON files") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a network that unflip reads, {folder} ({_reason(error)}); check its JSON files") from None
 
@@ -175,8 +185,9 @@ def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None
 def _refuse_others(values: dict[str, Any], folder: Path) -> None:
     with _transformers():
         from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as KNOWN
-    if values["model_type"] not in KNOWN:
-        what = f"a {values['model_type']} model, not one for semantic segmentation, {folder}"
+    kind = shortened(values["model_type"])
+    if kind not in KNOWN:
+        what = f"a {kind} model, not one for semantic segmentation, {folder}"
         raise UserError(f"{what}; transformers has {', '.join(sorted(KNOWN))}")
 
 
