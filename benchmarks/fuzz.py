@@ -63,7 +63,11 @@ def run_case(name: str, seed: int, sandbox: Path) -> dict[str, Any]:
     try:
         said = target.call(given / target.name, out, rng)
         long = [text for text in said if text is not None and ("\n" in text or not text or len(text) > 3000)]
-        found |= {"used": None in said, "said": [text for text in said if text][:1], "failed": f"not one line: {long[0][:300]!r}" if long else None}
+        found |= {
+            "used": None in said,
+            "said": [text for text in said if text][:1],
+            "failed": f"not one line: {long[0][:300]!r}" if long else None,
+        }
     except Hang:
         found["failed"] = f"hang: {SECONDS} s"
     except BaseException as error:
@@ -74,7 +78,9 @@ def run_case(name: str, seed: int, sandbox: Path) -> dict[str, Any]:
         signal.signal(signal.SIGALRM, old)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     found |= {"seconds": round(time.perf_counter() - start, 3), "grown": grown}
-    strays = [str(path.relative_to(sandbox)) for path in sandbox.rglob("*") if not path.is_relative_to(out) and not path.is_relative_to(given)]
+    strays = [
+        str(path.relative_to(sandbox)) for path in sandbox.rglob("*") if not path.is_relative_to(out) and not path.is_relative_to(given)
+    ]
     strays = [path for path in strays if path not in ("a", "a/b")] + [str(path) for path in ESCAPED if path.exists()]
     if found["failed"] is None and (strays or grown > GROWTH):
         found["failed"] = f"written outside: {strays}" if strays else f"memory: {grown / 2**20:.0f} MiB"
@@ -150,7 +156,11 @@ class Child:
             found: dict[str, Any] = json.loads(line)
             return found
         code = self.process.poll()
-        return {"seed": seed, "failed": f"hang: {SECONDS + 10} s in a library" if code is None else f"process died: {code}", "seconds": 0.0 if code else SECONDS + 10}
+        return {
+            "seed": seed,
+            "failed": f"hang: {SECONDS + 10} s in a library" if code is None else f"process died: {code}",
+            "seconds": 0.0 if code else SECONDS + 10,
+        }
 
     def end(self) -> None:
         """Kill it."""
@@ -209,7 +219,8 @@ def main() -> None:
         kinds = Counter(found["failed"].partition(":")[0] for found in failures)
         results[name] = {"cases": len(seeds), "seeds": [seeds[0], seeds[-1]], "used": used, "seconds": round(seconds, 1)}
         results[name] |= {"slowest": slowest, "failed": len(failures), "failures": failures}
-        print(f"{name}: {len(seeds)} cases, {used} of some use all the same, {len(failures)} failed {dict(kinds) or ''} in {seconds:.0f} s, slowest {slowest} s", flush=True)
+        what = f"{len(seeds)} cases, {used} of some use all the same, {len(failures)} failed {dict(kinds) or ''}"
+        print(f"{name}: {what} in {seconds:.0f} s, slowest {slowest} s", flush=True)
         if given.json:
             given.json.write_text(json.dumps(results, indent=2) + "\n")
     if any(result["failed"] for result in results.values()):

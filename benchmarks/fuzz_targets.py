@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fuzz_images as images
 import fuzz_mutations as mutations
 import numpy as np
-import tifffile
 import torch
 import yaml
 from fuzz_mutations import Mutation, Rng, pick
@@ -41,8 +41,8 @@ from unflip.types import Size
 
 
 class Target(NamedTuple):
-    """``make``: whole files, or folders as ``{name: bytes}``. ``damage``: what is done to one. ``call``: with the damaged file or folder and
-    a folder to write to; ``UserError`` is a right answer of each of its parts, and nothing else that is raised."""
+    """``make``: whole files, or folders as ``{name: bytes}``. ``damage``: what is done to one. ``call``: with the damaged file or folder
+    and a folder to write to; ``UserError`` is a right answer of each of its parts, and nothing else that is raised."""
 
     group: str
     name: str
@@ -79,93 +79,6 @@ def either(special: Mutation, share: float = 0.5) -> Callable[[Rng, bytes], byte
         return mutations.by_bytes(rng, data)
 
     return damage
-
-
-# Images
-
-
-def scene(bands: int = 3, dtype: Any = np.uint8, side: int = 48) -> np.ndarray:
-    y, x = np.mgrid[:side, : side + 8]
-    waves = [128 + 100 * np.sin(x / (3 + k) + y / (5 - k % 4)) for k in range(bands)]
-    return (np.stack(waves, axis=2) * (1 if dtype == np.uint8 else 200)).astype(dtype)
-
-
-def saved(**options: Any) -> Callable[[Any], bytes]:
-    def save(image: Image.Image) -> bytes:
-        file = io.BytesIO()
-        image.save(file, **options)
-        return file.getvalue()
-
-    return save
-
-
-def tiffs(*images: tuple[np.ndarray, dict[str, Any]]) -> list[bytes]:
-    found = []
-    for image, options in images:
-        file = io.BytesIO()
-        tifffile.imwrite(file, image, **{"bigtiff": False, **options})
-        found.append(file.getvalue())
-    return found
-
-
-def pillows(**options: Any) -> list[bytes]:
-    rgb = Image.fromarray(scene())
-    exif = Image.Exif()
-    exif[274] = 6
-    options |= {} if options["format"] == "BMP" else {"exif": exif}
-    kinds = [rgb, rgb.convert("L")] if options["format"] == "JPEG" else [rgb, rgb.convert("L"), rgb.convert("P"), rgb.convert("RGBA")]
-    return [saved(**options)(image) for image in kinds]
-
-
-def deep_pngs() -> list[bytes]:
-    import imagecodecs
-
-    return [bytes(imagecodecs.png_encode(scene(bands, np.uint16))) for bands in (1, 3, 4)]
-
-
-PLAIN = {"photometric": "minisblack", "planarconfig": "contig"}
-GEO = [(33550, 12, 3, (10.0, 10.0, 0.0), True), (33922, 12, 6, (0.0, 0, 0, 500000, 4e6, 0), True), (42113, 2, 0, "-9999", True)]
-OME = {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}
-IMAGEJ = {"imagej": True, "metadata": {"axes": "CYX"}}
-
-
-def everyday_tiffs() -> list[bytes]:
-    rgb = scene()
-    return tiffs((rgb, {}), (rgb[..., 0], {"compression": "lzw"}), (rgb, {"compression": "zlib", "predictor": True, "rowsperstrip": 7}),
-                 (rgb, {"tile": (16, 16), "compression": "jpeg"}), (rgb, {"byteorder": ">"}), (rgb, {"compression": "packbits"}),
-                 (rgb, {"planarconfig": "separate"}), (rgb[..., 0] > 128, {"photometric": "minisblack"})) + pillows(format="TIFF")  # fmt: skip
-
-
-def palette_tiffs() -> list[bytes]:
-    palette = Image.fromarray(scene()).quantize(9)
-    return [saved(format="TIFF", compression=name)(palette) for name in ("raw", "tiff_lzw", "tiff_deflate")]
-
-
-def deep_tiffs() -> list[bytes]:
-    deep, ratio = scene(1, np.uint16)[..., 0], scene(3, np.float32)
-    return tiffs((deep, {}), (ratio, PLAIN), (scene(3, np.uint16), {"photometric": "rgb", "compression": "zlib", "predictor": True}),
-                 (ratio, {**PLAIN, "compression": "zstd"}), (deep.astype(np.int32), {"bigtiff": True}), (ratio[..., 0], {"compression": "lerc"}))  # fmt: skip
-
-
-def tiled_tiffs() -> list[bytes]:
-    many = scene(5, np.uint16)
-    return tiffs((many, {**PLAIN, "tile": (16, 16)}), (many, {**PLAIN, "tile": (32, 16), "compression": "zlib", "predictor": True}),
-                 (many.transpose(2, 0, 1), {"photometric": "minisblack", "planarconfig": "separate", "tile": (16, 16), "compression": "lzw"}),
-                 (scene(3, np.float32), {**PLAIN, "tile": (16, 16), "compression": "lzma", "bigtiff": True}),
-                 (scene(1, np.float32)[..., 0], {"tile": (16, 16), "compression": "lerc"}))  # fmt: skip
-
-
-def banded_tiffs() -> list[bytes]:
-    many = scene(6)
-    planes = many.transpose(2, 0, 1)
-    apart = {"photometric": "minisblack", "planarconfig": "separate"}
-    return tiffs((many, PLAIN), (planes, apart), (planes, {"photometric": "minisblack"}), (planes, {**apart, "compression": "jpeg", "rowsperstrip": 16}),
-                 (scene(4, np.uint16), {**PLAIN, "extrasamples": [0, 0, 2]}), (planes, OME), (planes.astype(np.uint16), IMAGEJ))  # fmt: skip
-
-
-def geo_tiffs() -> list[bytes]:
-    return tiffs((scene(1, np.float32)[..., 0], {"extratags": GEO}), (scene(4, np.uint16), {**PLAIN, "extratags": GEO, "tile": (16, 16)}),
-                 (scene(), {"extratags": GEO}), (scene(2, np.float32), {**PLAIN, "extratags": GEO, "compression": "zlib"}))  # fmt: skip
 
 
 COLORS = Classes(names=("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (200, 0, 0)))
@@ -294,7 +207,7 @@ def use_model(folder: Path, out: Path, rng: Rng) -> list[str | None]:
 @cache
 def _picture() -> Path:
     path = _scratch() / "a.png"
-    Image.fromarray(scene(side=24)).save(path)
+    Image.fromarray(images.scene(side=24)).save(path)
     return path
 
 
@@ -318,13 +231,15 @@ def configs() -> list[bytes]:
     return [*plain, to_yaml(validate(collect("cut", **given, source_labels="l", classes=_scratch() / "classes.json"))).encode()]
 
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{n}: &{n} [{','.join(['*' + p] * 9)}]\n" for p, n in zip("abcdefghi", "bcdefghij", strict=True))
-BOMBS = [
-    LAUGHS, LAUGHS + "method: *j\n", LAUGHS + "terms: *j\n", "&a [*a]", "a: &a {b: *a}\ndata: *a", "[" * 5000, "{a: " * 3000, "? [a]\n: b\n", "a: 2001-99-99",
-    "!!python/object/apply:os.system ['touch ../../fuzz-escaped']", "seed: !!int x", "budget: 0x", "budget: " + "9" * 5000, "<<: *x", "<<: [{a: 1}]",
-    "budget: 190:20:30", "size: !!binary x", "seed: !!set {a}", "---\na: 1\n---\nb: 2", "%YAML 9.9\n---\na", "\t", "a: *b", "seed: .inf", "seed: 1e999", "\x00", "",
-    "data: {source: &s a, target: *s}\nbudget: 5\n",
-]  # fmt: skip
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{n}: &{n} [{','.join(['*' + p] * 9)}]\n" for p, n in zip("abcdefghi", "bcdefghij", strict=True)
+)
+_ODD = """
+&a [*a] | a: &a {b: *a}, data: *a | ? [a] : b | a: 2001-99-99 | seed: !!int x | budget: 0x | <<: *x | <<: [{a: 1}] | budget: 190:20:30
+size: !!binary x | seed: !!set {a} | %YAML 9.9 | a: *b | seed: .inf | seed: 1e999 | data: {source: &s a, target: *s} | --- a --- b
+"""
+BOMBS = [LAUGHS, f"{LAUGHS}method: *j\n", f"{LAUGHS}terms: *j\n", "[" * 5000, "{a: " * 3000, "budget: " + "9" * 5000, "\t", "\x00", ""]
+BOMBS += ["!!python/object/apply:os.system ['touch ../../fuzz-escaped']", *(part.strip() for part in _ODD.replace("\n", "|").split("|"))]
 
 
 def yaml_text(rng: Rng, data: bytes) -> bytes:
@@ -335,7 +250,9 @@ def yaml_text(rng: Rng, data: bytes) -> bytes:
         bomb = pick(rng, BOMBS)
         return bomb.encode() if rng.random() < 0.5 else data + b"\n" + bomb.encode()
     try:
-        return yaml.safe_dump(mutations.tree(rng, yaml.safe_load(data)), allow_unicode=bool(rng.random() < 0.5)).encode("utf-8", "surrogatepass")
+        return yaml.safe_dump(mutations.tree(rng, yaml.safe_load(data)), allow_unicode=bool(rng.random() < 0.5)).encode(
+            "utf-8", "surrogatepass"
+        )
     except (RecursionError, yaml.YAMLError, ValueError):  # what cannot be written is no text to read
         return mutations.by_bytes(rng, data)
 
@@ -397,17 +314,17 @@ def image(name: str, make: Callable[[], list[bytes]], special: Mutation, share: 
 
 
 TARGETS = {
-    "png": image("a.png", lambda: pillows(format="PNG"), mutations.png),
-    "png16": image("a.png", deep_pngs, mutations.png),
-    "jpeg": image("a.jpg", lambda: pillows(format="JPEG"), mutations.jpeg),
-    "webp": image("a.webp", lambda: pillows(format="WEBP") + pillows(format="WEBP", lossless=True), mutations.fields(4, 44)),
-    "bmp": image("a.bmp", lambda: pillows(format="BMP"), mutations.fields(2, 60)),
-    "tiff": image("a.tif", everyday_tiffs, mutations.tiff, 0.7),
-    "tiff_palette": image("a.tif", palette_tiffs, mutations.tiff, 0.7),
-    "tiff_deep": image("a.tif", deep_tiffs, mutations.tiff, 0.7),
-    "tiff_tiled": image("a.tif", tiled_tiffs, mutations.tiff, 0.7),
-    "tiff_bands": image("a.tif", banded_tiffs, mutations.tiff, 0.7),
-    "geotiff": image("a.tif", geo_tiffs, mutations.tiff, 0.7),
+    "png": image("a.png", lambda: images.pillows(format="PNG"), mutations.png),
+    "png16": image("a.png", images.deep_pngs, mutations.png),
+    "jpeg": image("a.jpg", lambda: images.pillows(format="JPEG"), mutations.jpeg),
+    "webp": image("a.webp", lambda: images.pillows(format="WEBP") + images.pillows(format="WEBP", lossless=True), mutations.fields(4, 44)),
+    "bmp": image("a.bmp", lambda: images.pillows(format="BMP"), mutations.fields(2, 60)),
+    "tiff": image("a.tif", images.everyday_tiffs, mutations.tiff, 0.7),
+    "tiff_palette": image("a.tif", images.palette_tiffs, mutations.tiff, 0.7),
+    "tiff_deep": image("a.tif", images.deep_tiffs, mutations.tiff, 0.7),
+    "tiff_tiled": image("a.tif", images.tiled_tiffs, mutations.tiff, 0.7),
+    "tiff_bands": image("a.tif", images.banded_tiffs, mutations.tiff, 0.7),
+    "geotiff": image("a.tif", images.geo_tiffs, mutations.tiff, 0.7),
     "models": target("models", "model", models, damaged_folder, use_model),
     "segmenters": target("segmenters", "segmenter", segmenters, damaged_folder, use_segmenter),
     "config": target("configs", "config.yaml", configs, yaml_text, use_config),

@@ -91,7 +91,8 @@ def save_segmenter(folder: Path, config: SegmenterModelConfig, network: torch.nn
 
 def load_segmenter(path: Path | str, device: torch.device | str = "cpu") -> SegmenterModel:
     """Load a segmenter's folder, the ``model/`` of a run that trained one, or any semantic segmentation model of ``transformers``, by its
-    local folder or by hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``. Weights must fit exactly; no pickle is read.
+    local folder or by hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, with ``@REVISION`` of that commit. Weights must
+    fit exactly; no pickle is read.
 
     Raises:
         UserError: nothing there, another kind of model, damaged, or weights that do not fit the configuration.
@@ -145,7 +146,8 @@ def _adopted(found: Pretrained, path: Path | str) -> SegmenterModelConfig:
     names = [name if found.names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(found.names)]
     try:
         classes = Classes(names=tuple(names), palette=distinct_colors(len(names)))
-        return SegmenterModelConfig(network=found.network, classes=classes, provenance={"model": str(path)})
+        made = {"model": str(path)} | ({"revision": found.commit} if found.commit else {})
+        return SegmenterModelConfig(network=found.network, classes=classes, provenance=made)
     except ValidationError as error:
         raise UserError(f"the classes of {found.folder}: {problem(error)}") from None
 

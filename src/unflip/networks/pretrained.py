@@ -6,7 +6,6 @@ Nothing but JSON and safetensors is read, and no code that comes with a model is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import CRITICAL
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 from unflip.config import Config, problem, shortened
 from unflip.errors import MissingExtra, UserError, one_line
 from unflip.networks.blocks import pad_to_multiple
-from unflip.networks.features import DEVIATION, HUB, MEAN
+from unflip.networks.features import DEVIATION, MEAN
 from unflip.networks.foreign import check_config
+from unflip.networks.hub import HubName, commit_of
 from unflip.seeding import derive
 
 EXTRA = "metrics"
@@ -56,7 +56,7 @@ class TransformersConfig(Config):
         Raises:
             UserError: this version of ``transformers`` cannot build it.
         """
-        with _transformers() as (auto, model_class), _drawing(int(torch.randint(2**62, (), generator=rng))):
+        with _transformers() as (auto, model_class), _drawing(int(torch.randint(2**62, (), generator=rng, device="cpu"))):
             try:
                 values = dict(self.config)
                 config = auto.for_model(values.pop("model_type"), **values)
@@ -112,6 +112,11 @@ class Pretrained(NamedTuple):
     names: tuple[str, ...]
     """Of its classes, by id."""
 
+    @property
+    def commit(self) -> str | None:
+        """Which one of the hub's it is, if it is of the hub."""
+        return commit_of(self.folder)
+
     def load(self) -> PretrainedSegmenter:
         """The network as it is. Raises ``UserError`` where the folder does not hold all of its weights as safetensors."""
         network, info = self._loaded(0)
@@ -149,18 +154,18 @@ class Pretrained(NamedTuple):
 
 
 def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None:
-    """The network of a local folder as ``transformers`` writes it, or of a hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, which is
-    downloaded first, without ``weights`` if they are not wanted; None where ``name`` is neither.
+    """The network of a local folder as ``transformers`` writes it, or of a hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, with
+    ``@REVISION`` of that commit, which is downloaded first, without ``weights`` if they are not wanted; None where ``name`` is neither.
 
     Raises:
         UserError: it cannot be downloaded, is damaged, or is no network for semantic segmentation.
     """
     folder = Path(name)
     if not folder.exists():
-        repository = str(name).removeprefix(HUB)
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+        on_hub = HubName.parse(str(name))
+        if on_hub is None:
             return None
-        folder = _downloaded(repository, weights)
+        folder = _downloaded(on_hub, weights)
     values = _json(folder / "config.json")
     if "model_type" not in values:
         return None
@@ -206,14 +211,15 @@ def _json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _downloaded(repository: str, weights: bool) -> Path:
+def _downloaded(name: HubName, weights: bool) -> Path:
+    repository = name.repository
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(f"no folder {repository}; to read it from the hub, run: pip install 'unflip[{EXTRA}]'") from None
     try:
         wanted = ["config.json", "preprocessor_config.json", *(["*.safetensors", "*.safetensors.index.json"] if weights else [])]
-        return Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
+        return Path(snapshot_download(repository, revision=name.revision, allow_patterns=wanted, etag_timeout=PATIENCE))
     except Exception as error:  # the hub's errors have no common base that all its versions share
         what = f"there is no folder {repository}, and as a hub id it cannot be had"
         raise UserError(f"{what} ({_reason(error)}); check the name, or save the model by other means and name its folder") from error
