@@ -61,7 +61,7 @@ def problem(error: ValidationError) -> str:
 
 def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
     first = error.errors()[0]
-    place = tuple(str(part) for part in first["loc"])
+    place = tuple(shortened(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Misplaced):
         return place + cause.place, cause.message
@@ -80,8 +80,8 @@ def _quoted(value: Any) -> str:
 
 
 def shortened(value: object) -> str:
-    """A value as text, of which an error is made."""
-    text = str(value)
+    """A value as text of one line, of which an error is made."""
+    text = " ".join(str(value).split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

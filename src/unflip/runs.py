@@ -291,7 +291,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     except yamls.BadYaml as error:
         where = "" if error.line is None else f" (line {error.line})"
-        raise UserError(f"{path} is not valid YAML{where}" if str(error) == "not valid YAML" else f"{path} holds {error}") from None
+        raise UserError(f"{path} is {error}{where}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a configuration")
     return values

@@ -34,6 +34,8 @@ def load(text: str) -> Any:
             return loader.construct_document(node)
         finally:
             loader.dispose()  # type: ignore[no-untyped-call]
+    except BadYaml:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise BadYaml("not valid YAML", None if mark is None else mark.line + 1) from error
@@ -47,12 +49,12 @@ def _count(node: yaml.Node, known: dict[int, int], inside: set[int]) -> int:
     """The values that a node stands for, with all that it repeats."""
     at = id(node)
     if at in inside:
-        raise BadYaml("a value that contains itself")
+        raise BadYaml("without end: a value contains itself")
     if at not in known:
         inside.add(at)
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[at] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(_count(part, known, inside) for part in parts))
         inside.remove(at)
         if known[at] > MOST:
-            raise BadYaml(f"more than {MOST:,} values")
+            raise BadYaml(f"too large: it stands for more than {MOST:,} values")
     return known[at]

@@ -199,6 +199,8 @@ class Tiff:
         page, (offset, count) = self.page, self.pages[number][index]
         if count == 0:
             return None
+        if offset + count > self.file.filehandle.size:  # else so much memory would be taken to read it
+            raise ValueError("its pixels lie beyond its end")
         self.file.filehandle.seek(offset)
         data = self.file.filehandle.read(count)
         refuse_bomb(data, page)
