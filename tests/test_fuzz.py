@@ -29,6 +29,7 @@ KEPT = {
     "geotiff": [530],
     "models": [130],
     "segmenters": [14, 67, 110, 131, 249, 260],
+    "config": [254],
     "shards": [21, 84],
 }
 """Seeds that once failed, as the mutations were then; what was wrong has tests of its own, in test_limits.py."""

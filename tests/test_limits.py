@@ -323,7 +323,7 @@ def test_what_does_not_fit_takes_no_memory(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_network_of_others_can_be_and_brings_nothing_along(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="too large for a network|names code of somewhere else|would download"):
+    with pytest.raises(ValueError, match=r"too large for a network|names code of somewhere else|would download"):
         check_config(values)
     check_config({"hidden_sizes": [64, 512], "depths": [3, 40], "attn_implementation": "sdpa", "use_pretrained_backbone": False, "x": None})
 
