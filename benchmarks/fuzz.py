@@ -1,6 +1,6 @@
 """Damaged files, by the thousand: whatever unflip is sent, it answers with one line, soon, in little memory, and writes nowhere else.
 
-    python benchmarks/fuzz.py --count 1000 --seed 0 --what images|models|segmenters|configs|shards|all|TARGET --json FILE
+    python benchmarks/fuzz.py --count 1000 --seed 0 --what images|models|segmenters|configs|videos|shards|all|TARGET --json FILE
     python benchmarks/fuzz.py --what tiff_deep --only 17 [--keep FOLDER]
 
 A case is a target and a seed: a whole file is damaged, put into an empty folder, and used. It fails where anything but ``UserError`` is

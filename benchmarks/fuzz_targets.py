@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from unflip.data.images import check, kind_of, read
 from unflip.data.inventory import take_inventory
 from unflip.data.measure import find_bands
 from unflip.data.shards import members, opened
+from unflip.data.videos import frames, look, upright
 from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.inference.folders import translate_folder
@@ -305,6 +307,36 @@ def use_shard(path: Path, out: Path, rng: Rng) -> list[str | None]:
     return attempt(look, *([lambda: translate(path, out)] if rng.random() < 0.3 else []))
 
 
+def videos() -> list[bytes]:
+    import av
+
+    found = []
+    for form, codec in (("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mjpeg"), ("mov", "rawvideo")):
+        file = io.BytesIO()
+        with av.open(file, "w", format=form) as out:
+            stream: Any = out.add_stream(codec, rate=5)
+            stream.width, stream.height, stream.pix_fmt = 56, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            sound: Any = out.add_stream("pcm_s16le", rate=8000, layout="mono") if form in ("matroska", "avi") else None
+            if sound is not None:
+                wave = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), format="s16", layout="mono")
+                wave.sample_rate = 8000
+                out.mux(sound.encode(wave))
+            for _ in range(3):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(images.scene(), format="rgb24")))
+            out.mux(stream.encode())
+        found.append(file.getvalue())
+    return found
+
+
+def use_video(path: Path, out: Path, rng: Rng) -> list[str | None]:
+    def watch() -> None:
+        turn = look(path).turn
+        for frame in islice(frames(path), 20):
+            upright(frame, turn)
+
+    return attempt(watch, *([lambda: translate(path, out)] if rng.random() < 0.2 else []))
+
+
 def target(group: str, name: str, make: Callable[[], list[Any]], damage: Any, call: Any) -> Target:
     return Target(group, name, cache(make), damage, call)
 
@@ -329,6 +361,7 @@ TARGETS = {
     "segmenters": target("segmenters", "segmenter", segmenters, damaged_folder, use_segmenter),
     "config": target("configs", "config.yaml", configs, yaml_text, use_config),
     "classes": target("configs", "classes.json", classes, mutations.json_text, use_classes),
+    "videos": target("videos", "a.mp4", videos, either(mutations.fields(0, 900)), use_video),
     "shards": target("shards", "000.tar", shards, either(mutations.tar), use_shard),
 }
 """By name. Another kind of file is one more line: what it starts from, how it is damaged, and what is called with it."""

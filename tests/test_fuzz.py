@@ -23,6 +23,8 @@ CASES = 40
 FIRST = 100_000
 """Seeds that no long run begins with."""
 
+NEEDS = {"segmenters": "transformers", "videos": "av"}
+
 KEPT = {
     "tiff_deep": [839, 912],
     "tiff_bands": [906],
@@ -30,7 +32,7 @@ KEPT = {
     "models": [130],
     "segmenters": [14, 67, 110, 131, 249, 260],
     "config": [254],
-    "shards": [21, 84],
+    "shards": [21, 84, 685],
 }
 """Seeds that once failed, as the mutations were then; what was wrong has tests of its own, in test_limits.py."""
 
@@ -43,8 +45,8 @@ def as_in_the_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files_are_one_line(name: str, tmp_path: Path) -> None:
-    if name == "segmenters":
-        pytest.importorskip("transformers")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     for seed in (*range(FIRST, FIRST + CASES), *KEPT.get(name, [])):
         found = fuzz.run_case(name, seed, tmp_path / "case")
         assert not found["failed"], f"python benchmarks/fuzz.py --what {name} --only {seed}: {found}"
@@ -53,8 +55,8 @@ def test_damaged_files_are_one_line(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_whole_ones_are_used(name: str, tmp_path: Path) -> None:
     """Else it would be no wonder that damaged ones are refused."""
-    if name == "segmenters":
-        pytest.importorskip("transformers")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     for i, whole in enumerate(TARGETS[name].make()):
         given = tmp_path / str(i)
         given.mkdir()

@@ -100,6 +100,26 @@ def test_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(lambda: look(tmp_path / "a.mp4"), "UNFLIP_MAX_PIXELS=3000 (64x48)")
 
 
+def test_a_video_of_nothing_known(tmp_path: Path) -> None:
+    """What FFmpeg has no decoder for; and a title that is no text."""
+    av = pytest.importorskip("av")
+    from unflip.data.videos import look
+
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "name of it"
+        stream = file.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()):
+            file.mux(packet)
+    whole = path.read_bytes()
+    assert b"name of it" in whole and b"FMP4" in whole
+    path.write_bytes(whole.replace(b"name of it", b"\xe0name of i"))
+    assert look(path).size == (64, 48)
+    path.write_bytes(whole.replace(b"FMP4", b"ZZZZ"))
+    says(lambda: look(path), "a.avi")
+
+
 def test_pillow_follows_upwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")
@@ -348,12 +368,20 @@ def shard(path: Path, change: Callable[[bytearray], None]) -> Path:
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 10 + b"\xfa\x00", b"\x80" + b"\0" * 3 + b"\xff" * 8, b"77777777777\0"])
 def test_a_member_of_a_size_that_cannot_be(size: bytes, tmp_path: Path) -> None:
-    """Python before 3.11.14 goes in circles for negative ones."""
+    """Older Pythons go in circles for negative ones."""
 
     def change(head: bytearray) -> None:
         head[124:136] = size
 
     says(lambda: members([shard(tmp_path / "0.tar", change)]), "broken or truncated shard", "0.tar")
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+def test_a_long_name_is_not_read_at_any_length(kind: bytes, tmp_path: Path) -> None:
+    def change(head: bytearray) -> None:
+        head[124:136], head[156:157] = b"77777777777\0", kind
+
+    says(lambda: members([shard(tmp_path / "0.tar", change)]), "0.tar (a name that is too long)")
 
 
 def test_a_sparse_member_is_not_filled(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def _opened(source: Path | str) -> Iterator[InputContainer]:
 def _open(file: BinaryIO) -> InputContainer:
     import av
 
-    return av.open(file, options=READ)  # type: ignore
+    return av.open(file, options=READ, metadata_errors="replace")  # type: ignore
 
 
 @contextmanager
@@ -185,7 +185,8 @@ def _video(container: InputContainer, source: Path | str) -> VideoStream:
     """The pictures of a video; a cover is none of them."""
     from av.stream import Disposition
 
-    found = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    known = [stream for stream in container.streams.video if stream.codec_context is not None]  # None: of a codec that FFmpeg has not
+    found = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not found:
         raise UserError(f"no pictures in the video, {source}; replace or remove it")
     refuse_bombs(found[0].width, found[0].height, source)

@@ -33,6 +33,7 @@ from unflip.data.images import Array, prepare
 from unflip.data.transforms import to_network
 from unflip.errors import MissingExtra, UserError
 from unflip.evaluation.confusion import Floats
+from unflip.networks.foreign import check_config
 from unflip.networks.hub import HubName, commit_of
 from unflip.segmenterfolder import SegmenterModel
 
@@ -160,6 +161,7 @@ def _pretrained(kind: Kind, folder: Path) -> Any:
     """A model of transformers, all of whose weights come from the folder."""
     from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
 
+    check_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     expected = {"dinov2": ("dinov2", "dinov2_with_registers"), "clip": ("clip", "clip_vision_model")}[kind]
     if config.model_type not in expected:

@@ -59,8 +59,8 @@ class FeaturesConfig(Config):
     weights: Literal["imagenet", "random"] | str = Field(default="imagenet", min_length=1)
     """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network.
     ``hub:OWNER/NAME``: the model.safetensors of a hub id, such as ``hub:timm/vgg16.tv_in1k``; with ``@REVISION``, of that commit. Otherwise
-    a file (.safetensors or .pth),
-    whose path is made absolute. Hub and file hold the weights of torchvision's network, or of its ``.features``."""
+    a file (.safetensors or .pth), whose path is made absolute. Hub and file hold the weights of torchvision's network, or of its
+    ``.features``."""
     inputs: Inputs = "imagenet"
     """``imagenet``: images are normalized as in the network's training. ``plain``: it sees them in [-1, 1]."""
 

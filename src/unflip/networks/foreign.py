@@ -8,7 +8,7 @@ from typing import Any
 
 MOST = 2**20
 """Of any number. The largest in use are of vocabularies, which no network that reads images has."""
-DEEPEST = 1000
+DEEPEST = 300
 """Of numbers of layers: each of them is built, whether there are weights for it or not."""
 
 _LAYERS = re.compile(r"layers|depth|blocks|stages")
