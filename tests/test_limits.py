@@ -86,6 +86,15 @@ def test_bands_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     says(lambda: check(tmp_path / "a.tif"), "too many values for UNFLIP_MAX_PIXELS=100 (10x10, uint16 with 9 bands)")
 
 
+def test_a_resize_makes_no_more(tmp_path: Path) -> None:
+    """A long thin image, of which a resize of the shorter side would make 65 billion pixels."""
+    Image.new("L", (1, 1_000_000)).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((1_000_000, 1), np.uint16))
+    says(lambda: read(tmp_path / "a.png", "short:256"), "a.png", "too many pixels", "(256x256000000), resized to short:256")
+    says(lambda: read(tmp_path / "a.tif", "short:256", bands=Bands(count=1, depth="uint16", ranges=((0, 9),))), "a.tif", "too many pixels")
+    says(lambda: read_labels(tmp_path / "a.png", CLASSES, "short:256"), "too many pixels")
+
+
 def test_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     av = pytest.importorskip("av")
     from unflip.data.videos import look
