@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imagecodecs
@@ -31,7 +32,7 @@ from unflip.data.shards import members
 from unflip.errors import UserError
 from unflip.inference.folders import translate_folder
 from unflip.networks.foreign import DEEPEST, check_config
-from unflip.runs import collect, from_yaml
+from unflip.runs import collect, from_yaml, validate
 from unflip.segmenterfolder import SegmenterModelConfig, load_segmenter, save_segmenter
 
 CLASSES = Classes(names=("a", "b"), palette=((0, 0, 0), (1, 1, 1)))
@@ -337,6 +338,35 @@ def test_what_does_not_fit_takes_no_memory(tmp_path: Path, monkeypatch: pytest.M
     config["network"] |= {"width": 2**12}
     (tmp_path / "s/config.json").write_text(json.dumps(config))
     says(lambda: load_segmenter(tmp_path / "s"), "does not fit the configuration")
+
+
+@pytest.mark.parametrize(
+    "setting", ["discriminator.layers=99999999999999999999", "generator.width=9223372036854775808", "generator.blocks=5000"]
+)
+def test_sizes_have_bounds(setting: str) -> None:
+    says(
+        lambda: validate(collect("cut", settings=[setting], source="a", target="b", budget=9)),
+        setting.partition("=")[0],
+        "less than or equal",
+    )
+
+
+def test_a_type_of_model_that_is_no_name(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    for odd in ([[]], {"a": 1}, 5, "x" * 10**5):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": odd}))
+        with pytest.raises(UserError, match="not one for semantic segmentation") as caught:
+            load_segmenter(tmp_path)
+        assert len(str(caught.value)) < 2000
+
+
+def test_a_worker_on_another_machine_is_given_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unflip.inference import scale
+
+    monkeypatch.setenv(limits.NAME, "5")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda given: given))
+    scale._Worker(SimpleNamespace(to=lambda device: None), "cpu", "out", None, "123", None)
+    assert limits.max_pixels() == 123
 
 
 @pytest.mark.parametrize(
