@@ -29,8 +29,8 @@ NEEDS = {"segmenters": "transformers", "videos": "av"}
 
 KEPT = {
     "tiff_deep": [839, 912],
-    "tiff_bands": [906],
-    "geotiff": [530],
+    "tiff_bands": [906, 50881],
+    "geotiff": [530, 50990],
     "models": [130],
     "segmenters": [14, 67, 110, 131, 249, 260],
     "config": [254],

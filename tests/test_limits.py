@@ -220,6 +220,25 @@ def test_a_strip_is_no_longer_than_its_file(tmp_path: Path) -> None:
     says(lambda: read(path, bands=Bands(count=4, depth="uint16", ranges=((0, 9),))), "its pixels lie beyond its end")
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_pages_in_circles(tmp_path: Path, bigtiff: bool, byteorder: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((3, 20, 30), np.uint16), photometric="minisblack", bigtiff=bigtiff, byteorder=byteorder)
+    assert check(path).kind.bands == 3
+    with tifffile.TiffFile(path) as file:
+        first, last = (file.pages[k].offset for k in (0, -1))
+    size = 8 if bigtiff else 4
+    order = "little" if byteorder == "<" else "big"
+    data = bytearray(path.read_bytes())
+    width, entry = (8, 20) if bigtiff else (2, 12)
+    at = last + width + int.from_bytes(data[last : last + width], order) * entry
+    assert data[at : at + size] == bytes(size)
+    data[at : at + size] = first.to_bytes(size, order)
+    path.write_bytes(data)
+    says(lambda: check(path), "directories are larger than the file")
+
+
 @pytest.mark.parametrize("codec", ["jpeg2000", "jpegxl", "png", "jpegxr"])
 def test_rare_codecs_are_not_asked(codec: str) -> None:
     file = io.BytesIO()

@@ -78,7 +78,7 @@ def _of_a_call(node: ast.Call, name: str) -> Iterator[str]:
         yield "a shell"
     if name.startswith("subprocess.") and last in PROCESSES and node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
         yield "a process by a text"
-    if last in {"extract", "extractall"} and "filter" not in name:
+    if last in {"extract", "extractall"}:
         yield f"{last}, which writes where an archive says"
     if name == "PIL.Image.open" and "formats" not in given:
         yield "Image.open of any format"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from typing import Any
 from xml.etree import ElementTree
@@ -29,6 +30,10 @@ _VENDORS = "lsm mmstack ndtiff fluoview stk sis svs scn qpi ndpi bif avs eer phi
 VENDORS = _VENDORS.split()
 """Dialects of microscopes that tifffile reads in ways of their own, some of which lead to other files."""
 
+SUB = (b"\x4a\x01", b"\x01\x4a")
+"""The tag of directories in a directory, in both orders of bytes."""
+MOST_SUB = 64
+
 MOST_PLANES = 1_000_000
 """That the XML of an OME-TIFF may count."""
 _COUNTS = {"SizeZ", "SizeC", "SizeT", "NumPlanes", "PlaneCount", "IFD", "FirstZ", "FirstC", "FirstT"}
@@ -36,11 +41,41 @@ _COUNTS = {"SizeZ", "SizeC", "SizeT", "NumPlanes", "PlaneCount", "IFD", "FirstZ"
 
 def open_tiff(file: Any) -> tifffile.TiffFile:
     """The file as tifffile parses it: TIFF, OME-TIFF or ImageJ's, and only this one, even where it names others as its parts."""
+    _check_directories(file)
     others: Any = {f"is_{name}": False for name in VENDORS if name in tifffile.TIFF.FILE_FLAGS}
     tiff = tifffile.TiffFile(file, _multifile=False, **others)
     if tiff.is_ome and tiff.ome_metadata:
         _check_planes(tiff.ome_metadata)
     return tiff
+
+
+def _check_directories(file: Any) -> None:
+    """Raise ``ValueError`` where the directories of a file, one for each page, are more than it has room for.
+
+    Then they overlap, or go in circles, and tifffile would read them again and again.
+    """
+    head, size = file.read(16), file.seek(0, os.SEEK_END)
+    big = head[2:4] in (b"+\0", b"\0+")
+    order, number, entry = "<" if head[:2] == b"II" else ">", "Q" if big else "I", 20 if big else 12
+    counts = struct.Struct(order + ("Q" if big else "H"))
+    offsets = struct.Struct(order + number)
+    used = 0
+    try:
+        (at,) = offsets.unpack_from(head, 8 if big else 4)
+        while at:
+            file.seek(at)
+            (count,) = counts.unpack(file.read(counts.size))
+            used += counts.size + count * entry + offsets.size
+            if used > size:
+                raise ValueError("its directories are larger than the file")
+            entries = file.read(count * entry)
+            subs = [entries[k + 4 : k + 4 + offsets.size] for k in range(0, len(entries), entry) if entries[k : k + 2] in SUB]
+            if any(offsets.unpack(each)[0] > MOST_SUB for each in subs):
+                raise ValueError(f"more than {MOST_SUB} directories in one")
+            (at,) = offsets.unpack(file.read(offsets.size))
+    except struct.error:  # the file ends there, as tifffile will see, too
+        pass
+    file.seek(0)
 
 
 def _check_planes(xml: str) -> None:
