@@ -311,7 +311,7 @@ def videos() -> list[bytes]:
     import av
 
     found = []
-    for form, codec in (("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mjpeg"), ("mov", "rawvideo")):
+    for form, codec in (("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mjpeg"), ("mov", "mjpeg")):
         file = io.BytesIO()
         with av.open(file, "w", format=form) as out:
             stream: Any = out.add_stream(codec, rate=5)
