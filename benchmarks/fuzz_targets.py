@@ -65,7 +65,8 @@ def attempt(*calls: Callable[[], Any]) -> list[str | None]:
             said.append(str(error))
             cause: BaseException | None = error
             while cause is not None:
-                if isinstance(cause, MemoryError):
+                # FFmpeg has an error of that name for sizes that it does not believe, before it takes any memory
+                if isinstance(cause, MemoryError) and not type(cause).__module__.startswith("av."):
                     raise
                 cause = cause.__cause__ or cause.__context__
     return said
