@@ -376,7 +376,7 @@ TRAIN = {
     "missing config": ("--config nowhere.yaml", "nowhere.yaml"),
     "unknown key in a config": ("--config unknown.yaml", "widht", "did you mean width?"),
     "config of another method": ("--config cut.yaml", "cut.yaml", "method cut, not fastcut"),
-    "resume without a run": ("--resume", "no run to resume"),
+    "resume of what is no run": ("--resume --out no_model", "no_model is not empty, and holds no run"),
     "resume of another run": ("--resume --out another_run", "another_run"),
     "init without a model": ("--init no_model", "no_model", "holds no model"),
     "init of nothing": ("--init nowhere", "nowhere", "does not exist"),
@@ -570,7 +570,7 @@ def test_a_disk_that_is_full_from_the_start(cli: Callable[..., Any], here: Path,
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, full_disk)
-            assert_refused(cli(*shlex.split(CALL)), "out/images.json.gz", "the disk is full; make room and run again")
+            assert_refused(cli(*shlex.split(CALL)), "out/config.yaml", "the disk is full; make room and run again")
         assert tree(here) == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import re
 import sys
 import urllib.error
 from collections.abc import Callable
@@ -233,7 +234,8 @@ def test_nothing_but_tensors_and_settings_is_taken_from_the_hub(tmp_path: Path, 
 
     asked: list[Any] = []
 
-    def snapshot(repository: str, allow_patterns: list[str]) -> str:
+    def snapshot(repository: str, revision: str, allow_patterns: list[str]) -> str:
+        assert re.fullmatch("[0-9a-f]{40}", revision)
         asked.append((repository, allow_patterns))
         return str(clip(tmp_path / "clip"))
 

@@ -288,10 +288,11 @@ def test_weights_of_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """As timm stores them: torchvision's features, beside other layers."""
     state = {f"features.{key}": value + 0.01 for key, value in module._network("vgg16", "random").state_dict().items()}
     save_file({**state, "head.fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
-    asked = []
+    asked, revisions = [], []
 
-    def download(repository: str, file: str) -> str:
+    def download(repository: str, file: str, revision: str | None) -> str:
         asked.append((repository, file))
+        revisions.append(revision)
         if repository != "owner/vgg":
             raise OSError("no such repository")
         return str(tmp_path / "model.safetensors")
@@ -302,6 +303,9 @@ def test_weights_of_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     x = torch.rand(1, 3, 32, 32)
     (ours,), (random,) = features(config, ("conv1_1",))(x), features(FeaturesConfig(weights="random"), ("conv1_1",))(x)
     assert asked == [("owner/vgg", "model.safetensors")] and not torch.allclose(ours, random)
+    assert features(FeaturesConfig(weights="hub:owner/vgg@v1"), ("conv1_1",)) and revisions == [None, "v1"]
+    with pytest.raises(UserError, match="no name on the hub, hub:vgg; give"):
+        features(FeaturesConfig(weights="hub:vgg"), ("conv1_1",))
     with pytest.raises(UserError, match=r"hub:owner/none cannot be had \(no such repository\)"):
         features(FeaturesConfig(weights="hub:owner/none"), ("conv1_1",))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

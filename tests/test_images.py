@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from unflip.data import images
+from unflip.data import limits
 from unflip.data.images import check, prepare, read, read_rgb
 from unflip.data.resize import parse_resize
 from unflip.data.save import write
@@ -254,10 +254,10 @@ def test_a_whole_file_is_checked_without_decoding(tmp_path: Path, suffix: str, m
 
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 39_999)
-    with says(tmp_path / "a.png", "200x200"):
+    monkeypatch.setenv(limits.NAME, "39999")
+    with says(tmp_path / "a.png", "200x200", "UNFLIP_MAX_PIXELS=39999"):
         check(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 40_000)
+    monkeypatch.setenv(limits.NAME, "40000")
     assert check(tmp_path / "a.png")[:2] == (200, 200)
 
 

@@ -664,7 +664,8 @@ def test_by_hub_id(hub_model: tuple[Path, nn.Module], monkeypatch: pytest.Monkey
     folder, _ = hub_model
     asked: list[tuple[str, list[str]]] = []
 
-    def download(repository: str, allow_patterns: list[str], etag_timeout: float) -> str:
+    def download(repository: str, revision: str | None, allow_patterns: list[str], etag_timeout: float) -> str:
+        assert revision is None
         asked.append((repository, allow_patterns))
         assert etag_timeout <= 10
         return str(folder)
@@ -681,6 +682,23 @@ def test_by_hub_id(hub_model: tuple[Path, nn.Module], monkeypatch: pytest.Monkey
     refused(lambda: load_segmenter(folder / "none"), "no segmenter")  # a path is no hub id
     refused(lambda: load_segmenter("none"), "no segmenter")
     assert not asked
+
+
+def test_a_revision_is_asked_for_and_what_it_was_is_recorded(
+    hub_model: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789" * 4
+    shutil.copytree(hub_model[0], tmp_path / commit)
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, revision: str, **options: Any) -> str:
+        asked.append((repository, revision))
+        return str(tmp_path / commit)
+
+    hub(monkeypatch, download)
+    for name in ("nvidia/mit-b0@v1.0", "hub:nvidia/mit-b0@refs/pr/3"):
+        assert load_segmenter(name).config.provenance == {"model": name, "revision": commit}
+    assert asked == [("nvidia/mit-b0", "v1.0"), ("nvidia/mit-b0", "refs/pr/3")]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import unflip
 from helpers import lively, make_model, rng
 from unflip import modelfolder
-from unflip.data.images import FORMATS
+from unflip.data.formats import FORMATS
 from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder

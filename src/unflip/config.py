@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+WeightFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")]
+"""The name of a file of weights: it leads nowhere, as ``../x`` would."""
+
+LONGEST = 200
+"""Characters of a value that an error quotes."""
 
 
 class Config(BaseModel):
@@ -32,8 +39,9 @@ class Config(BaseModel):
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """One line that names the nearest right name, or all of them."""
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    return f"unknown {what} {str(name)!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+    name = shortened(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {what} {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
 
 
 class Misplaced(ValueError):
@@ -53,7 +61,7 @@ def problem(error: ValidationError) -> str:
 
 def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
     first = error.errors()[0]
-    place = tuple(str(part) for part in first["loc"])
+    place = tuple(shortened(part) for part in first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Misplaced):
         return place + cause.place, cause.message
@@ -61,8 +69,20 @@ def _place_and_message(error: ValidationError) -> tuple[tuple[str, ...], str]:
         return place, "is missing"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error" and not isinstance(first["input"], dict):
-        message += f" (given {first['input']!r})"
+        message += f" (given {_quoted(first['input'])})"
     return place, message
+
+
+def _quoted(value: Any) -> str:
+    short = reprlib.Repr()  # which does not enter what is deep
+    short.maxlevel, short.maxstring, short.maxother = 4, LONGEST, LONGEST
+    return shortened(short.repr(value))
+
+
+def shortened(value: object) -> str:
+    """A value as text of one line, of which an error is made."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def by_kind(value: Any, table: Mapping[str, type[Config]], what: str) -> Any:
@@ -70,7 +90,7 @@ def by_kind(value: Any, table: Mapping[str, type[Config]], what: str) -> Any:
     if not isinstance(value, dict):
         return value
     kind = value.get("kind", next(iter(table)))
-    if kind not in table:
+    if not isinstance(kind, str) or kind not in table:
         raise ValueError(unknown(f"{what} kind", kind, table))
     return validated(table[kind], value)
 

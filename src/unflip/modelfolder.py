@@ -12,14 +12,14 @@ import torch
 from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 from torch import nn
 
-from unflip.config import Config, by_kind, problem
+from unflip.config import Config, WeightFile, by_kind, problem
 from unflip.data.bands import RGB, Bands
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
 from unflip.networks import GENERATORS, IMPORTED, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
 from unflip.networks.multiscale import build
-from unflip.tensors import load_exactly, read_tensors, write_tensors
+from unflip.tensors import check_fit, load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
@@ -55,7 +55,7 @@ class ModelConfig(Config):
     weights: Literal["ema", "last"] = "ema"
     """Of training: their moving average, or, of imported ones, the last."""
     provenance: dict[str, Any] = {}
-    files: dict[str, str] = {}
+    files: dict[WeightFile, str] = {}
     """SHA-256 of every weight file."""
 
     @property
@@ -138,12 +138,18 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
     folder = find(path)
     config = read_config(folder)
     tensors = read_tensors(folder / WEIGHTS, config.files.get(WEIGHTS))
-    generators: dict[str, Generator | Multiscale] = {}
-    rng = torch.Generator().manual_seed(0)
-    for side in SIDES[config.sides]:
-        generators[side] = build(config.generator, config.multiscale, config.channels, config.channels, rng)
+    with torch.device("meta"):  # what does not fit takes no memory, however large the configuration says that it is
+        check_fit(nn.ModuleDict(_generators(config)), tensors, folder / WEIGHTS)
+    generators = _generators(config)
     load_exactly(nn.ModuleDict(generators), tensors, folder / WEIGHTS)
     return Model(config, {side: generator.eval().to(device) for side, generator in generators.items()}, folder)
+
+
+def _generators(config: ModelConfig) -> dict[str, Generator | Multiscale]:
+    """With weights of no meaning."""
+    rng = torch.Generator(device="cpu").manual_seed(0)
+    channels = config.channels
+    return {side: build(config.generator, config.multiscale, channels, channels, rng) for side in SIDES[config.sides]}
 
 
 def read_config(folder: Path) -> ModelConfig:

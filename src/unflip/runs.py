@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from unflip import yamls
 from unflip.config import Config, problem, unknown
 from unflip.data.bands import GivenBands
 from unflip.data.labels import GivenClasses
@@ -268,7 +269,7 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
             raise UserError(f"--set {setting}: expected key=value")
         try:
             _put(values, _path(key.strip()), _value(text))
-        except yaml.YAMLError:
+        except yamls.BadYaml:
             raise UserError(f"--set {setting}: {text!r} cannot be read as a value") from None
     return values
 
@@ -303,12 +304,12 @@ def from_yaml(path: Path) -> RunConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yamls.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise UserError(f"{path} is not valid YAML" + (f" (line {line + 1})" if line is not None else "")) from None
+    except yamls.BadYaml as error:
+        where = "" if error.line is None else f" (line {error.line})"
+        raise UserError(f"{path} is {error}{where}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold a configuration")
     return values
@@ -376,7 +377,7 @@ def _path(key: str) -> list[str]:
 
 def _value(text: str) -> Any:
     """A setting's value as YAML reads it, but 1e5 is a number, which YAML 1.1 takes for text."""
-    value = yaml.safe_load(text)
+    value = yamls.load(text)
     return float(value) if isinstance(value, str) and re.fullmatch(r"[0-9.]+e[+-]?[0-9]+", value) else value
 
 

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError, field_validator
 
-from unflip.config import Config, by_kind, problem
+from unflip.config import Config, WeightFile, by_kind, problem, shortened
 from unflip.data.labels import Classes
 from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.networks.pretrained import Pretrained, PretrainedSegmenter, TransformersConfig, find_pretrained
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
-from unflip.tensors import load_exactly, read_tensors, write_tensors
+from unflip.tensors import check_fit, load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 HELD_OUT = "heldout.json"
@@ -59,7 +59,7 @@ class SegmenterModelConfig(Config):
     resize: GivenResize = "none"
     """How the images were resized on which it was trained, and so those that it is to read, as in a run's ``data.resize``."""
     provenance: dict[str, Any] = {}
-    files: dict[str, str] = {}
+    files: dict[WeightFile, str] = {}
     """SHA-256 of the weight file."""
 
     @field_validator("network", mode="before")
@@ -91,7 +91,8 @@ def save_segmenter(folder: Path, config: SegmenterModelConfig, network: torch.nn
 
 def load_segmenter(path: Path | str, device: torch.device | str = "cpu") -> SegmenterModel:
     """Load a segmenter's folder, the ``model/`` of a run that trained one, or any semantic segmentation model of ``transformers``, by its
-    local folder or by hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``. Weights must fit exactly; no pickle is read.
+    local folder or by hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, with ``@REVISION`` of that commit. Weights must
+    fit exactly; no pickle is read.
 
     Raises:
         UserError: nothing there, another kind of model, damaged, or weights that do not fit the configuration.
@@ -101,6 +102,8 @@ def load_segmenter(path: Path | str, device: torch.device | str = "cpu") -> Segm
         return SegmenterModel(_adopted(foreign, path), foreign.load().eval().to(device), foreign.folder)
     folder, config = read_segmenter(path)
     tensors = read_tensors(folder / WEIGHTS, config.files.get(WEIGHTS))
+    with torch.device("meta"):  # what does not fit takes no memory, however large the configuration says that it is
+        check_fit(config.network.build(len(config.classes.names), torch.Generator(device="cpu").manual_seed(0)), tensors, folder / WEIGHTS)
     network = config.network.build(len(config.classes.names), torch.Generator().manual_seed(0))
     load_exactly(network, tensors, folder / WEIGHTS)
     return SegmenterModel(config, network.eval().to(device), folder, _held_out(folder, config.classes))
@@ -118,7 +121,7 @@ def read_segmenter(path: Path | str) -> tuple[Path, SegmenterModelConfig]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("kind") != "segmenter":
-            raise UserError(f"a {values.get('kind')}, not a segmenter, {folder}; give the folder of a trained segmenter")
+            raise UserError(f"a {shortened(values.get('kind'))}, not a segmenter, {folder}; give the folder of a trained segmenter")
         return folder, SegmenterModelConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{file}: {problem(error)}") from None
@@ -143,7 +146,8 @@ def _adopted(found: Pretrained, path: Path | str) -> SegmenterModelConfig:
     names = [name if found.names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(found.names)]
     try:
         classes = Classes(names=tuple(names), palette=distinct_colors(len(names)))
-        return SegmenterModelConfig(network=found.network, classes=classes, provenance={"model": str(path)})
+        made = {"model": str(path)} | ({"revision": found.commit} if found.commit else {})
+        return SegmenterModelConfig(network=found.network, classes=classes, provenance=made)
     except ValidationError as error:
         raise UserError(f"the classes of {found.folder}: {problem(error)}") from None
 

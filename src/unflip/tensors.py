@@ -31,6 +31,12 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Load ``tensors`` into ``module`` if names and shapes agree completely; otherwise leave it as it is and say what differs."""
+    check_fit(module, tensors, where)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Raise ``UserError`` where ``tensors`` are not those of ``module``, which can be one without memory (``torch.device("meta")``)."""
     state = module.state_dict()
     odd = sorted(state.keys() ^ tensors.keys())
     if odd:
@@ -40,4 +46,3 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
         if value.shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
             raise UserError(f"{where} does not fit the configuration: tensor {name} is {shapes}")
-    module.load_state_dict(dict(tensors))

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -42,7 +43,12 @@ def main(context: typer.Context, version: bool = typer.Option(False, "--version"
         import unflip
 
         typer.echo(unflip.__version__)
-    elif context.invoked_subcommand is None:
+        return
+    if "UNFLIP_MAX_PIXELS" in os.environ:
+        from unflip.data.limits import max_pixels
+
+        max_pixels()  # says here what is wrong with it, and not of every image
+    if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     elif context.invoked_subcommand != "train" and processes() != (1, 1):
         raise UserError("only `unflip train` works with several processes; start this without torchrun")
@@ -73,6 +79,7 @@ def run(argv: list[str] | None = None) -> int:
     0 done; 1 done, but something that was asked for does not hold; 2 the call or its input is wrong; 130 or 143 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's: such an image is refused in one line
     try:
         code = app(argv, standalone_mode=False, obj=shlex.join(["unflip", *argv]))  # what a report says it was made by
         if code == 130:  # Typer's word for Ctrl-C

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unflip.config import Config
@@ -20,6 +20,9 @@ Valid = NDArray[np.bool_]
 Range = tuple[float, float]
 
 Percentile = Annotated[float, Field(ge=0, le=100)]
+
+MOST = 2**16
+"""Bands."""
 
 FULL: dict[str, Range] = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (0.0, 1.0)}
 
@@ -49,7 +52,7 @@ class Kind(NamedTuple):
 class Bands(Config):
     """How the images of a domain are stored. A value of ``ranges``' ends is -1 and 1 to the networks; what is beyond is clipped."""
 
-    count: PositiveInt = 3
+    count: int = Field(default=3, gt=0, le=MOST)
     depth: Depth = "uint8"
     ranges: tuple[Range, ...] = (FULL["uint8"],)
     """Low and high of every band, or one pair for all."""
@@ -148,7 +151,7 @@ def said(depth: Depth, count: int) -> str:
 class GivenBands(Config):
     """What is known of a domain's images before they are looked at; the rest is found there."""
 
-    count: PositiveInt | None = None
+    count: int | None = Field(default=None, gt=0, le=MOST)
     """3 makes colors of gray images. Default: what the images have."""
     ranges: tuple[Range, ...] | None = None
     """Low and high of every band, or one pair for all. Default: 0 to 255 of 8-bit images, of others the ``percentiles``."""

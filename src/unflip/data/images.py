@@ -18,19 +18,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from unflip.data.bands import RGB, Bands, Kind, Pixels, Valid, banded, nearest
-from unflip.data.formats import FORMATS as FORMATS
+from unflip.data.limits import pillow, refuse_bombs
 from unflip.data.places import opened
 from unflip.data.resize import parse_resize, resized
 from unflip.data.tiff import SIGNATURES, Tag, Tiff
 from unflip.errors import UserError, one_line
 
 Array = NDArray[np.uint8]
-
-MAX_PIXELS = 300_000_000
-"""More pixels than this are taken for a decompression bomb."""
-
-MAX_VALUES = 4 * MAX_PIXELS
-"""Of all bands together, likewise."""
 
 MAX_FLAT_COLORS = 64
 """An image of at most so many distinct colors is a label map, not a photo."""
@@ -48,10 +42,6 @@ TURNS = {
 
 SIDEWAYS = {5, 6, 7, 8}
 """The EXIF orientations that swap width and height."""
-
-# Pillow's own limit (179 million) would refuse mosaics that ours allows, and it warns from half of that. It exists only process-wide.
-if Image.MAX_IMAGE_PIXELS is not None:
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 
 class Header(NamedTuple):
@@ -251,7 +241,7 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
     """The image with its header parsed; whatever goes wrong until the end of the block is a ``UserError`` that names the file."""
     try:
         with file or opened(path) as stream:
-            tiff, deep = None, _deep_png(stream)
+            tiff, deep = None, _deep_png(stream, path)
             if stream.read(4) in SIGNATURES:
                 stream.seek(0)
                 tiff = Tiff(stream)
@@ -259,13 +249,10 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
             if tiff is not None and not tiff.pillow:
                 deep = _DeepTiff(stream, tiff)
             if deep is not None:
-                _refuse_bombs(deep.size, path)
-                if deep.size[0] * deep.size[1] * deep.kind.bands > MAX_VALUES:
-                    raise UserError(f"too many values ({deep.size[0]}x{deep.size[1]}, {deep.kind}), {path}; cut it into tiles")
+                refuse_bombs(*deep.size, path, deep.kind.bands, str(deep.kind))
                 yield deep
                 return
-            with Image.open(stream, formats=sorted(set(FORMATS.values()))) as image:
-                _refuse_bombs(image.size, path)
+            with pillow(stream, path) as image:
                 if _deeper_than_8_bits(image):
                     raise _Unlike(f"of a depth that unflip does not read, mode {image.mode}")
                 yield _Shallow(image, tiff)
@@ -277,20 +264,13 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
         raise UserError(f"image is {error}, {path}; convert it") from error
     except UnidentifiedImageError as error:
         raise UserError(f"not an image that unflip reads, {path}; replace or remove it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"too many pixels, {path}; cut it into tiles") from error
     except Exception as error:  # a damaged file can raise anything from a decoder
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"cannot read the image, {path} ({error.strerror}); check the path and its permissions") from error
         raise UserError(f"broken or truncated image, {path} ({one_line(error)}); replace or remove it") from error
 
 
-def _refuse_bombs(size: tuple[int, int], path: Path | str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise UserError(f"too many pixels ({size[0]}x{size[1]}), {path}; cut it into tiles")
-
-
-def _deep_png(stream: BinaryIO) -> _Deep | None:
+def _deep_png(stream: BinaryIO, path: Path | str) -> _Deep | None:
     """The image, if it is a PNG of 16 bits: Pillow would cut colors to 8 without a word. Leaves the stream at its start."""
     head = stream.read(26)
     stream.seek(0)
@@ -298,7 +278,7 @@ def _deep_png(stream: BinaryIO) -> _Deep | None:
         return None
     width, height = struct.unpack(">II", head[16:24])
     color = head[25]
-    with Image.open(stream, formats=["PNG"]) as image:
+    with pillow(stream, path, ["PNG"]) as image:
         orientation = _orientation(image)
     stream.seek(0)
     return _Deep(stream, Kind(3 if color & 2 else 1, "uint16", bool(color & 4), None), (width, height), orientation)

@@ -20,6 +20,7 @@ from unflip.data.bands import Kind as Stored
 from unflip.data.duplicates import dhash
 from unflip.data.folders import Entry
 from unflip.data.images import Array, is_label_map, kind_of, read
+from unflip.data.limits import pillow
 from unflip.data.measure import find_bands
 from unflip.data.places import opened
 from unflip.errors import UserError
@@ -132,5 +133,5 @@ def _kind(path: Path, rgb: Array) -> Kind:
         return "flat"
     if (rgb[..., :1] == rgb).all():
         return "gray"
-    with opened(path) as file, Image.open(file) as stored:
+    with opened(path) as file, pillow(file, path) as stored:
         return "palette" if stored.mode in {"P", "PA"} else "color"

@@ -22,7 +22,7 @@ from unflip.data.classes import GivenClasses as GivenClasses
 from unflip.data.classes import read_classes as read_classes
 from unflip.data.folders import Entry, find_label_maps, key_name, keys, refuse_bad
 from unflip.data.formats import FORMATS
-from unflip.data.images import MAX_PIXELS
+from unflip.data.limits import pillow
 from unflip.data.places import opened
 from unflip.data.resize import parse_resize
 from unflip.data.store import Store
@@ -190,9 +190,7 @@ def _values(path: Path, classes: Classes, way: Stored) -> tuple[NDArray[np.int32
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"label map of a lossy or unknown format, {path}; use {' '.join(ENDINGS)}")
     try:
-        with opened(path) as file, Image.open(file, formats=sorted(set(FORMATS.values()) - {"JPEG"})) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"too many pixels ({image.width}x{image.height}), {path}; cut it into tiles")
+        with opened(path) as file, pillow(file, path, set(FORMATS.values()) - {"JPEG"}) as image:
             deep = image.mode not in {"1", "L"} and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
             if deep and image.mode in {"RGB", "RGBA"} and image.format == "PNG" and way.band is not None:  # Pillow would halve the depth
                 file.seek(0)

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import AfterValidator
 
 from unflip.data.bands import Pixels, Valid
+from unflip.data.limits import refuse_bombs
 from unflip.errors import UserError
 
 MAX_SIDE = 16_384
@@ -26,11 +27,12 @@ class Resize:
     height: int = 0
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) that an image of ``width`` x ``height`` gets."""
+        """The (width, height) that an image of ``width`` x ``height`` gets. Raises ``UserError`` where that is too large."""
         if self.short:
             shorter = min(width, height)
             # To the nearest pixel in integers, so that no platform's floating point decides.
             scaled = [(2 * side * self.short + shorter) // (2 * shorter) for side in (width, height)]
+            refuse_bombs(scaled[0], scaled[1], f"resized to {self}")  # of 1 x 1,000,000 pixels, short:256 makes 65 billion
             return scaled[0], scaled[1]
         return (self.width, self.height) if self.width else (width, height)
 

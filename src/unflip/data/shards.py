@@ -23,11 +23,30 @@ MOST_SHARDS = 1_000_000
 """A pattern that stands for more is a slip."""
 
 
+LONGEST = 2**20
+"""Bytes of a member's name, and of its other extended fields."""
+
+NAMING = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+"""Types of members that hold those of the next one."""
+
+
 class Header(tarfile.TarInfo):
     """What ``tarfile.open`` needs as ``tarinfo`` so that only the mark at the end ends a shard.
 
     By itself it takes what is cut short between two members, or damaged there, for the end.
     """
+
+    def _block(self, count: int) -> int:
+        """How many bytes ``count`` fill up to; older Pythons go backwards for negative ones, for ever (CVE-2025-8194)."""
+        if not 0 <= count < 2**62:
+            raise ReadError("a member of a size that cannot be")
+        return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        """The member behind a header; a long name or other fields of it, which are read whole, may be only so long."""
+        if self.type in NAMING and self.size > LONGEST:
+            raise ReadError("a name that is too long")
+        return super()._proc_member(tarfile)  # type: ignore[misc,no-any-return]
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Header:

@@ -15,6 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unflip.data.bands import Depth, Pixels, unbanded
+from unflip.data.codecs import open_tiff, refuse_bomb, refuse_codec
 from unflip.errors import UserError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
@@ -50,7 +51,7 @@ class Tiff:
     """An open TIFF file: its first image, whatever that holds. Raises ``UserError`` (without a path) where it holds no image like ours."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = tifffile.TiffFile(file)
+        self.file = open_tiff(file)
         series = self.file.series[0]
         sizes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
         others = [axis for axis in sizes if axis not in "YX"]
@@ -58,6 +59,8 @@ class Tiff:
             shape = "x".join(map(str, series.shape))
             raise UserError(f"a stack of images ({series.axes}, {shape})")
         samples = sizes[others[0]] if others else 1
+        if samples > self.file.filehandle.size:
+            raise ValueError("more bands than bytes")
         page = self.page = series.keyframe
         self.height, self.width = int(sizes["Y"]), int(sizes["X"])
         if not self.height or not self.width:
@@ -78,8 +81,10 @@ class Tiff:
         everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
         self.pillow = self.dtype.itemsize == 1 and len(self.pages) == 1 and everyday.get(self.count, False)
         """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
-        if not self.pillow and page.photometric == photometric.PALETTE:
-            raise UserError("a palette deeper than 8 bits")
+        if not self.pillow:
+            refuse_codec(page)
+            if page.photometric == photometric.PALETTE:
+                raise UserError("a palette deeper than 8 bits")
         self.piece = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
         """Height and width of its tiles or strips."""
         self._check_pieces()
@@ -194,8 +199,11 @@ class Tiff:
         page, (offset, count) = self.page, self.pages[number][index]
         if count == 0:
             return None
+        if offset + count > self.file.filehandle.size:  # else so much memory would be taken to read it
+            raise ValueError("its pixels lie beyond its end")
         self.file.filehandle.seek(offset)
         data = self.file.filehandle.read(count)
+        refuse_bomb(data, page)
         found, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         assert found is not None  # there are bytes
         piece: NDArray[Any] = found[0]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from unflip.data.images import MAX_PIXELS, Array
+from unflip.data.images import Array
+from unflip.data.limits import max_pixels, refuse_bombs
 from unflip.data.places import streamed
 from unflip.errors import MissingExtra, UserError
 
@@ -162,7 +163,7 @@ def _opened(source: Path | str) -> Iterator[InputContainer]:
 def _open(file: BinaryIO) -> InputContainer:
     import av
 
-    return av.open(file, options=READ)  # type: ignore
+    return av.open(file, options=READ, metadata_errors="replace")  # type: ignore
 
 
 @contextmanager
@@ -184,11 +185,12 @@ def _video(container: InputContainer, source: Path | str) -> VideoStream:
     """The pictures of a video; a cover is none of them."""
     from av.stream import Disposition
 
-    found = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    known = [stream for stream in container.streams.video if stream.codec_context is not None]  # None: of a codec that FFmpeg has not
+    found = [stream for stream in known if not stream.disposition & Disposition.attached_pic]
     if not found:
         raise UserError(f"no pictures in the video, {source}; replace or remove it")
-    if found[0].width * found[0].height > MAX_PIXELS:
-        raise UserError(f"too many pixels ({found[0].width}x{found[0].height}), {source}; make it smaller")
+    refuse_bombs(found[0].width, found[0].height, source)
+    found[0].codec_context.options = {"max_pixels": str(max_pixels())}  # what the frames themselves say can differ
     return found[0]
 
 

@@ -7,9 +7,9 @@
 | ``dinov2`` | the class token, for FD-DINOv2 (Stein et al., NeurIPS 2023, whose own figures are of facebook/dinov2-large) | 0.3 GB |
 | ``clip`` | the projected image embedding at length 1, for CMMD (Jayasumana et al., CVPR 2024) | 1.7 GB |
 
-``inception:FILE``, ``dinov2:FOLDER`` and ``clip:FOLDER`` take the weights from the disk, the latter two also from another hub id. Only
-safetensors are taken from the hub. That is why ``clip`` is not openai/clip-vit-large-patch14-336, with which CMMD was published: its
-weights are served as a pickle.
+``inception:FILE``, ``dinov2:FOLDER`` and ``clip:FOLDER`` take the weights from the disk, the latter two also from another hub id, with
+``@REVISION`` of that commit. Only safetensors are taken from the hub. That is why ``clip`` is not openai/clip-vit-large-patch14-336, with
+which CMMD was published: its weights are served as a pickle.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ from unflip.data.images import Array, prepare
 from unflip.data.transforms import to_network
 from unflip.errors import MissingExtra, UserError
 from unflip.evaluation.confusion import Floats
+from unflip.networks.foreign import check_config
+from unflip.networks.hub import HubName, commit_of
 from unflip.segmenterfolder import SegmenterModel
 
 Kind = Literal["segmenter", "inception", "dinov2", "clip"]
-HUB = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-large-patch14"}
-"""The defaults."""
+HUB = {
+    "dinov2": "facebook/dinov2-base@f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+    "clip": "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41",
+}
+"""The defaults, by commit: the weights behind a figure do not change under its name."""
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 """All that is ever taken from the hub: no code, no pickle."""
 
@@ -128,6 +133,8 @@ def _transformer(kind: Kind, where: str, device: torch.device) -> FeatureNetwork
     except ImportError:
         raise MissingExtra("transformers", "metrics") from None
     folder = Path(where) if Path(where).is_dir() else _from_hub(kind, where)
+    if not Path(where).is_dir():
+        where = where.partition("@")[0] + (f"@{commit[:12]}" if (commit := commit_of(folder)) else "")
     try:
         size, mean, deviation = _preprocessing(folder / "preprocessor_config.json")
         network = _pretrained(kind, folder).to(device)
@@ -154,6 +161,7 @@ def _pretrained(kind: Kind, folder: Path) -> Any:
     """A model of transformers, all of whose weights come from the folder."""
     from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
 
+    check_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     expected = {"dinov2": ("dinov2", "dinov2_with_registers"), "clip": ("clip", "clip_vision_model")}[kind]
     if config.model_type not in expected:
@@ -163,9 +171,10 @@ def _pretrained(kind: Kind, folder: Path) -> Any:
         build, whole = CLIPVisionModelWithProjection, config
         config = getattr(whole, "vision_config", whole)
         config.projection_dim = whole.projection_dim
-    options = {"use_safetensors": True, "local_files_only": True, "dtype": torch.float32}
     with _silent(), torch.random.fork_rng(devices=[]):
-        network, loaded = build.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        network, loaded = build.from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
     if loaded["missing_keys"]:  # transformers would go on with random ones
         raise ValueError(f"its weights lack {min(loaded['missing_keys'])}")
     return network.requires_grad_(False).eval()
@@ -183,15 +192,18 @@ def _preprocessing(file: Path) -> tuple[tuple[int, int], Tensor, Tensor]:
     return size, mean, deviation
 
 
-def _from_hub(kind: Kind, repository: str) -> Path:
+def _from_hub(kind: Kind, where: str) -> Path:
     """The folder of what was downloaded, now or before."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
+        name = HubName.parse(where)
+        if name is None:
+            raise ValueError("neither a folder nor a hub id, OWNER/NAME or OWNER/NAME@REVISION")
+        return Path(snapshot_download(name.repository, revision=name.revision, allow_patterns=list(FILES)))
     except Exception as error:  # the hub's errors have no common base that all its versions share
         raise UserError(
-            f"features not downloadable, {repository} ({reason(error)}); give a local path, as {kind}:FOLDER, or use segmenter"
+            f"features not downloadable, {where.partition('@')[0]} ({reason(error)}); give a local path, as {kind}:FOLDER, or use segmenter"
         ) from error
 
 

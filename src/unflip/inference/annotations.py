@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
 
-from PIL import Image
-
 from unflip.data.folders import everything
 from unflip.data.formats import ending, is_image
 from unflip.data.labels import match_labels
+from unflip.data.limits import pillow
 from unflip.data.places import Place, is_remote, listed, local, opened
 from unflip.errors import UserError, one_line
 from unflip.files import disk_errors, make_folder
@@ -240,8 +239,10 @@ def _check_size(file: Companion, data: bytes, sizes: dict[str, tuple[int, ...]])
     if not expected:
         return
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow(io.BytesIO(data), file.source) as image:
             width, height = image.size
+    except UserError:
+        raise
     except Exception as error:  # a damaged file can raise anything from a decoder
         raise UserError(f"label map cannot be read, {file.source} ({one_line(error)}); replace it") from error
     if (width, height) not in expected:

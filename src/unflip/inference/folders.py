@@ -23,6 +23,7 @@ from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
 from unflip.inference.trust import fitted
 from unflip.inference.video import refuse_videos, translate_video
+from unflip.inference.windows import by_windows
 from unflip.inference.work import Guard, translate_images
 from unflip.progress import Bar
 
@@ -111,7 +112,11 @@ def translate_folder(
     if videos:
         refuse_videos(translator, videos[0], trust)
     if not is_remote(source) and not jobs[0].shard and local(source) == Path(jobs[0].source):
-        (look if videos else check)(local(source))  # one image that is bad is a wrong call, not a bad file among many
+        # one image that is bad is a wrong call, not a bad file among many
+        if videos:
+            look(local(source))
+        elif trust or not by_windows(jobs[0].source, translator, jobs[0].name):
+            check(local(source))
     data = beside(source, jobs, labels, annotations)
     jobs = _named(data.jobs, translator)
     place, maps = Place(out), trust_place(out) if trust else None

@@ -8,11 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from unflip.data.bands import Pixels
 from unflip.data.formats import FORMATS, ending
 from unflip.data.images import Decoded, read
+from unflip.data.limits import pillow
 from unflip.data.places import Place, is_remote, local
 from unflip.data.save import name_for
 from unflip.data.tiff import SIGNATURES
@@ -150,5 +149,5 @@ def _ending(data: bytes) -> str:
     """Of an image that could be read."""
     if data.startswith(SIGNATURES):
         return ".tif"
-    with Image.open(io.BytesIO(data)) as image:
+    with pillow(io.BytesIO(data), "an image") as image:
         return ENDINGS[str(image.format)]

@@ -8,10 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from unflip.data.formats import FORMATS
 from unflip.data.images import is_label_map
+from unflip.data.limits import pillow
 from unflip.data.places import is_remote, local, opened
 
 _CALLED = """
@@ -114,7 +112,7 @@ def _flat(paths: Sequence[str]) -> bool:
     found: list[bool] = []
     for path in paths[:: max(1, len(paths) // SAMPLES)][:SAMPLES]:
         try:
-            with opened(path) as file, Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
+            with opened(path) as file, pillow(file, path) as image:
                 found.append(image.mode.startswith("I") or is_label_map(image))
         except Exception:  # a damaged file can raise anything from a decoder
             continue

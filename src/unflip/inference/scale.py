@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from unflip.data import limits
 from unflip.data.places import Place, is_remote, local
 from unflip.devices import choose_device
 from unflip.errors import MissingExtra, UserError
@@ -82,6 +84,7 @@ def _spread(
         "device": kind,
         "out": _anywhere(out.where),
         "maps": None if maps is None else _anywhere(maps.where),
+        "limit": os.environ.get(limits.NAME, ""),
         "tally": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote(),
     }
     context = ray.data.DataContext.get_current()
@@ -133,9 +136,10 @@ class _Tally:
 class _Worker:
     """An actor: takes a chunk of jobs, and gives back what is to be noted of each, when all of them are written."""
 
-    def __init__(self, translator: Any, device: str, out: str, maps: str | None, tally: Any) -> None:
+    def __init__(self, translator: Any, device: str, out: str, maps: str | None, limit: str, tally: Any) -> None:
         import ray
 
+        os.environ[limits.NAME] = limit  # a worker on another machine has another environment
         self.translator: Translator = ray.get(translator)
         self.translator.to(choose_device(device))
         self.out, self.maps, self.tally = Place(out), None if maps is None else Place(maps), tally

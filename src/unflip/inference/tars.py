@@ -134,6 +134,8 @@ def _members(given: BinaryIO) -> Iterator[_Member]:
                 if name in names:
                     raise _BadShard(f"two members are named {name}")
                 names.add(name)
+                if info.issparse():  # a few bytes that can stand for any number
+                    raise _BadShard(f"member {name} is sparse")
                 file = tar.extractfile(info) if info.isreg() else None
                 yield _Member(info, name, file.read() if file else b"", file is not None and is_photo(name))
     except _BadShard:

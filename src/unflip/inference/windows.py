@@ -73,6 +73,14 @@ def large(path: str, translator: Translator, name: str) -> Large | None:
     return None
 
 
+def by_windows(path: str, translator: Translator, name: str) -> bool:
+    """Whether :func:`large` gives one: of any size, as it is never in memory as a whole."""
+    found = large(path, translator, name)
+    if found is not None:
+        found.close()
+    return found is not None
+
+
 def translate_large(translator: Translator, image: Large, out: BinaryIO) -> None:
     """Write the translation of ``image`` to a file, while it is read. Raises ``Unreadable`` where that is damaged."""
     tiff, source, target = image.tiff, translator.source, translator.target

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unflip.config import Config, unknown
 from unflip.errors import MissingExtra, UserError
 from unflip.networks.blocks import constant
+from unflip.networks.hub import HUB, HubName
 from unflip.seeding import torch_rng
 
 Network = Literal["vgg16", "vgg19"]
@@ -28,7 +29,6 @@ DEPTHS: dict[str, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 
 """Convolutions per block."""
 WIDTHS = (64, 128, 256, 512, 512)
 URLS = {name: f"https://download.pytorch.org/models/{name}-{digest}.pth" for name, digest in (("vgg16", "397923af"), ("vgg19", "dcbb9e9d"))}
-HUB = "hub:"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in [0, 1]."""
 
@@ -58,8 +58,9 @@ class FeaturesConfig(Config):
     network: Network = "vgg16"
     weights: Literal["imagenet", "random"] | str = Field(default="imagenet", min_length=1)
     """``imagenet``: torchvision's, downloaded once. ``random``: always the same random ones, for where there is no network.
-    ``hub:OWNER/NAME``: the model.safetensors of a hub id, such as ``hub:timm/vgg16.tv_in1k``. Otherwise a file (.safetensors or .pth),
-    whose path is made absolute. Hub and file hold the weights of torchvision's network, or of its ``.features``."""
+    ``hub:OWNER/NAME``: the model.safetensors of a hub id, such as ``hub:timm/vgg16.tv_in1k``; with ``@REVISION``, of that commit. Otherwise
+    a file (.safetensors or .pth), whose path is made absolute. Hub and file hold the weights of torchvision's network, or of its
+    ``.features``."""
     inputs: Inputs = "imagenet"
     """``imagenet``: images are normalized as in the network's training. ``plain``: it sees them in [-1, 1]."""
 
@@ -194,16 +195,19 @@ def _downloaded(name: Network) -> Mapping[str, Tensor]:
         raise UserError(f"the ImageNet weights of {name} cannot be downloaded ({reason}); save {URLS[name]} by other means") from error
 
 
-def _from_hub(repository: str) -> Mapping[str, Tensor]:
+def _from_hub(text: str) -> Mapping[str, Tensor]:
+    name = HubName.parse(text)
+    if name is None:
+        raise UserError(f"no name on the hub, {HUB}{text}; give {HUB}OWNER/NAME, or {HUB}OWNER/NAME@REVISION")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise MissingExtra("huggingface_hub", "hub") from None
     try:
-        return load_file(hf_hub_download(repository, "model.safetensors"))
+        return load_file(hf_hub_download(name.repository, "model.safetensors", revision=name.revision))
     except Exception as error:  # the hub's errors have no common base that all its versions share
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the weights of {HUB}{repository} cannot be had ({reason}); save them by other means") from error
+        raise UserError(f"the weights of {HUB}{text} cannot be had ({reason}); save them by other means") from error
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

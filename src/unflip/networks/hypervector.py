@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unflip.networks.blocks import initialize
@@ -28,7 +28,7 @@ class HypervectorConfig(FeaturesConfig):
     inputs: Inputs = "plain"
     layers: tuple[str, ...] = Field(default=("relu1_2", "relu2_2", "relu3_2", "relu4_2", "conv5_2"), min_length=1)
     """The published code names the convolutions 1_2 to 5_2; the ReLU after each but the last overwrites what it takes."""
-    dimension: PositiveInt = 4096
+    dimension: int = Field(default=4096, gt=0, le=2**20)
 
     setting: ClassVar[str] = "--set vsa.vectors.weights=FILE, and for VSAIT's discriminator --set discriminator.vectors.weights=FILE"
 
@@ -127,7 +127,7 @@ class HypervectorDiscriminatorConfig(DiscriminatorConfig):
 
     kind: Literal["hypervector"] = "hypervector"
     vectors: HypervectorConfig = HypervectorConfig()
-    width: PositiveInt = 1024
+    width: int = Field(default=1024, gt=0, le=2**16)
 
     @property
     def smallest(self) -> int:

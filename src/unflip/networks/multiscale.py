@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from unflip.config import Config
@@ -22,7 +22,7 @@ from unflip.types import GivenSize, Size
 class MultiscaleConfig(Config):
     """Context at half resolution, detail at full resolution in windows half as wide and high as the training crop."""
 
-    attention: PositiveInt = 32
+    attention: int = Field(default=32, gt=0, le=2**14)
     """Channels of the head that weighs detail against context."""
     window: GivenSize | None = None
     """The detail windows that ``translate`` cuts an image into. Default: those of training, half the training crop."""

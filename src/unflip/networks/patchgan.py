@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from unflip.networks.blocks import BlurDown, Initialization, InstanceNorm, initialize
@@ -18,8 +18,8 @@ class PatchGANConfig(DiscriminatorConfig):
     """``kind: patchgan``. The defaults are CUT's and SRUNIT's: 2.765 M parameters, 70 x 70 patches."""
 
     kind: Literal["patchgan"] = "patchgan"
-    width: PositiveInt = 64
-    layers: PositiveInt = 3
+    width: int = Field(default=64, gt=0, le=2**14)
+    layers: int = Field(default=3, gt=0, le=16)
     """Halvings; 3 gives the 70 x 70 PatchGAN."""
     downsample: Literal["blur", "stride"] = "blur"
     init: Initialization = "xavier"

@@ -6,7 +6,6 @@ Nothing but JSON and safetensors is read, and no code that comes with a model is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import CRITICAL
@@ -14,12 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError, field_validator
 from torch import Tensor, nn
 
-from unflip.config import Config
+from unflip.config import Config, problem, shortened
 from unflip.errors import MissingExtra, UserError, one_line
 from unflip.networks.blocks import pad_to_multiple
-from unflip.networks.features import DEVIATION, HUB, MEAN
+from unflip.networks.features import DEVIATION, MEAN
+from unflip.networks.foreign import check_config
+from unflip.networks.hub import HubName, commit_of
 from unflip.seeding import derive
 
 EXTRA = "metrics"
@@ -42,13 +44,19 @@ class TransformersConfig(Config):
     bgr: bool = False
     """Whether it wants blue first."""
 
+    @field_validator("config")
+    @classmethod
+    def _possible(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_config(value)
+        return value
+
     def build(self, classes: int, rng: torch.Generator, in_channels: int = 3) -> PretrainedSegmenter:
         """The network with weights freshly drawn from ``rng``; ``config`` decides how many classes it has.
 
         Raises:
             UserError: this version of ``transformers`` cannot build it.
         """
-        with _transformers() as (auto, model_class), _drawing(int(torch.randint(2**62, (), generator=rng))):
+        with _transformers() as (auto, model_class), _drawing(int(torch.randint(2**62, (), generator=rng, device="cpu"))):
             try:
                 values = dict(self.config)
                 config = auto.for_model(values.pop("model_type"), **values)
@@ -91,7 +99,7 @@ class PretrainedSegmenter(nn.Module):
             return self.model(x.flip(1) if self.bgr else x, output_hidden_states=hidden)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:  # some read images of one size only
+        except Exception as error:  # some read images of one size only, and what is built by an odd config can raise anything
             size = f"{x.shape[-1]}x{x.shape[-2]}"
             raise UserError(f"the network does not read images of {size} ({_reason(error)}); use another --resize, or network") from error
 
@@ -103,6 +111,11 @@ class Pretrained(NamedTuple):
     network: TransformersConfig
     names: tuple[str, ...]
     """Of its classes, by id."""
+
+    @property
+    def commit(self) -> str | None:
+        """Which one of the hub's it is, if it is of the hub."""
+        return commit_of(self.folder)
 
     def load(self) -> PretrainedSegmenter:
         """The network as it is. Raises ``UserError`` where the folder does not hold all of its weights as safetensors."""
@@ -141,18 +154,18 @@ class Pretrained(NamedTuple):
 
 
 def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None:
-    """The network of a local folder as ``transformers`` writes it, or of a hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, which is
-    downloaded first, without ``weights`` if they are not wanted; None where ``name`` is neither.
+    """The network of a local folder as ``transformers`` writes it, or of a hub id, ``OWNER/NAME`` or ``hub:OWNER/NAME``, with
+    ``@REVISION`` of that commit, which is downloaded first, without ``weights`` if they are not wanted; None where ``name`` is neither.
 
     Raises:
         UserError: it cannot be downloaded, is damaged, or is no network for semantic segmentation.
     """
     folder = Path(name)
     if not folder.exists():
-        repository = str(name).removeprefix(HUB)
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+        on_hub = HubName.parse(str(name))
+        if on_hub is None:
             return None
-        folder = _downloaded(repository, weights)
+        folder = _downloaded(on_hub, weights)
     values = _json(folder / "config.json")
     if "model_type" not in values:
         return None
@@ -168,6 +181,8 @@ def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None
             **(given if processor.get("do_normalize", "image_mean" in processor or not processor) else plain),
         )
         return Pretrained(folder, network, tuple(names[i] for i in range(len(names))))
+    except ValidationError as error:
+        raise UserError(f"not a network that unflip reads, {folder} ({problem(error)}); check its JSON files") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a network that unflip reads, {folder} ({_reason(error)}); check its JSON files") from None
 
@@ -175,8 +190,9 @@ def find_pretrained(name: Path | str, weights: bool = True) -> Pretrained | None
 def _refuse_others(values: dict[str, Any], folder: Path) -> None:
     with _transformers():
         from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as KNOWN
-    if values["model_type"] not in KNOWN:
-        what = f"a {values['model_type']} model, not one for semantic segmentation, {folder}"
+    kind = shortened(values["model_type"])
+    if kind not in KNOWN:
+        what = f"a {kind} model, not one for semantic segmentation, {folder}"
         raise UserError(f"{what}; transformers has {', '.join(sorted(KNOWN))}")
 
 
@@ -195,14 +211,15 @@ def _json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _downloaded(repository: str, weights: bool) -> Path:
+def _downloaded(name: HubName, weights: bool) -> Path:
+    repository = name.repository
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(f"no folder {repository}; to read it from the hub, run: pip install 'unflip[{EXTRA}]'") from None
     try:
         wanted = ["config.json", "preprocessor_config.json", *(["*.safetensors", "*.safetensors.index.json"] if weights else [])]
-        return Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
+        return Path(snapshot_download(repository, revision=name.revision, allow_patterns=wanted, etag_timeout=PATIENCE))
     except Exception as error:  # the hub's errors have no common base that all its versions share
         what = f"there is no folder {repository}, and as a hub id it cannot be had"
         raise UserError(f"{what} ({_reason(error)}); check the name, or save the model by other means and name its folder") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from unflip.config import Config
@@ -16,7 +16,7 @@ from unflip.networks.blocks import Initialization, initialize
 class ProjectorConfig(Config):
     """The defaults are CUT's and SRUNIT's: 0.560 M parameters for their generator's five taps."""
 
-    width: PositiveInt = 256
+    width: int = Field(default=256, gt=0, le=2**16)
     init: Initialization = "xavier"
 
     def build(self, channels: Sequence[int], rng: torch.Generator) -> Projector:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unflip.networks.blocks import BlurDown, BlurUp, Initialization, InstanceNorm, Reflect, ResidualBlock, initialize
@@ -21,9 +21,9 @@ class ResnetConfig(GeneratorConfig):
     stride: ClassVar[int] = 4
 
     kind: Literal["resnet"] = "resnet"
-    width: PositiveInt = 64
+    width: int = Field(default=64, gt=0, le=2**14)
     """Channels after the first convolution; 4 x width in the residual blocks."""
-    blocks: PositiveInt = 9
+    blocks: int = Field(default=9, gt=0, le=1000)
     downsample: Literal["blur", "stride"] = "blur"
     """``blur``: convolution, then antialiased halving. ``stride``: strided convolution (CycleGAN)."""
     upsample: Literal["blur", "transpose"] = "blur"

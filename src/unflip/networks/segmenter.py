@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from unflip.config import Config
@@ -22,9 +22,9 @@ class SegmenterConfig(Config):
     """
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(default=16, ge=4)
+    width: int = Field(default=16, ge=4, le=2**12)
     """Channels at full resolution; twice as many at each halving, up to eight times."""
-    halvings: PositiveInt = 4
+    halvings: int = Field(default=4, gt=0, le=16)
     stem_stride: Literal[1, 2] = 1
     """2: all of it works at half the resolution, and its decisions are enlarged; a quarter of the time, and twice the view."""
 

@@ -30,6 +30,7 @@ class Expected(NamedTuple):
 
     @classmethod
     def of(cls, config: RunConfig) -> Expected:
+        """Of a run with that configuration."""
         views = config.views(config.size, config.data.source_labels is not None).values()
         chance = {}
         for name, term in config.terms.items():

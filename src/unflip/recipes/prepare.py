@@ -28,7 +28,7 @@ from unflip.methods.passes import FORWARD
 from unflip.networks import IMPORTED, DiscriminatorConfig
 from unflip.recipes.listing import Listing, list_images
 from unflip.recipes.models import Models
-from unflip.recipes.resume import changes, is_empty
+from unflip.recipes.resume import changes, holds_run, is_empty
 from unflip.recipes.validate import Validator
 from unflip.runs import RunConfig, from_yaml, leaves
 from unflip.tensors import load_exactly, read_tensors
@@ -124,7 +124,9 @@ def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} lies in the image folder {folder}, and its samples would be taken for images; choose another")
     if not resume and not is_empty(out):
-        raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with a run")
+        if holds_run(out):
+            raise UserError(f"--out {out} is not empty; choose another folder, or --resume to go on with its run")
+        raise UserError(f"--out {out} is not empty, and holds no run; choose another folder")
 
 
 def _labels(config: RunConfig, listing: Listing, shared: bool) -> Labels | None:

@@ -97,7 +97,7 @@ def segmenter(
     seen, unseen = parts
     given = Images(seen.images, resize, shared=False)
     lesson = _lesson(given, model, budget=budget, size=size, batch=batch, seed=seed, weights=weights)
-    network_config, network = _network(model, known, lesson)
+    network_config, network, commit = _network(model, known, lesson)
     _try(network, lesson.size)
     missing = [known.names[i] for i in known.kept if not seen.labels.pixels[i]]
     if missing:
@@ -120,6 +120,7 @@ def segmenter(
             resize=resize,
             provenance={
                 "model": model,
+                **({"revision": commit} if commit else {}),
                 "images": len(given),
                 **lesson.model_dump(mode="json"),
                 "held_out": "the last of the given images" if test_images is None else "other images",
@@ -186,15 +187,17 @@ def _lesson(images: Images, model: str, *, size: str | None, **fields: Any) -> L
     return lesson
 
 
-def _network(model: str, classes: Classes, lesson: Lesson) -> tuple[SegmenterConfig | TransformersConfig, Segmenter | PretrainedSegmenter]:
-    """The network before training, and its configuration."""
+def _network(
+    model: str, classes: Classes, lesson: Lesson
+) -> tuple[SegmenterConfig | TransformersConfig, Segmenter | PretrainedSegmenter, str | None]:
+    """The network before training, its configuration, and of which of the hub's commits it is."""
     if model == UNET:
         config = SegmenterConfig(stem_stride=1 if min(lesson.size) <= SMALL else 2)
-        return config, config.build(len(classes.names), torch_rng(lesson.seed, "segmenter"))
+        return config, config.build(len(classes.names), torch_rng(lesson.seed, "segmenter")), None
     pretrained = find_pretrained(model)
     if pretrained is None:
         raise UserError(f"--model {model} is no network; give {UNET}, a folder as transformers writes it, or a hub id, OWNER/NAME")
-    return pretrained.adapted(classes.names, lesson.seed)
+    return *pretrained.adapted(classes.names, lesson.seed), pretrained.commit
 
 
 @torch.no_grad()
