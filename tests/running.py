@@ -60,6 +60,12 @@ def log(out: Path) -> list[dict[str, float]]:
     return [json.loads(line, parse_constant=refuse_constant) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+def events(out: Path) -> list[dict[str, Any]]:
+    """The lines of events.jsonl."""
+    path = out / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def bits(out: Path) -> tuple[bytes, bytes]:
     """All that a run computed: its model's weights, and its last checkpoint (networks, optimizers, average, pools)."""
     newest = out / "checkpoints" / (out / "checkpoints/latest").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from running import SELDOM, SIZE, bits, equal, log, quietly, small, state
+from running import SELDOM, SIZE, bits, equal, events, log, quietly, small, state
 from unflip import modelfolder
 from unflip.engine import checkpoint
 from unflip.engine.averages import Averages
@@ -163,11 +162,6 @@ def broken_at(*calls: int, forever: bool = False) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PatchNCE, "__call__", broken)
         yield
-
-
-def events(out: Path) -> list[dict[str, Any]]:
-    path = out / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def test_a_step_that_went_wrong_is_left_out_and_said(config: Callable[..., RunConfig], tmp_path: Path) -> None:
