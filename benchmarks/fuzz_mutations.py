@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import struct
+import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -233,6 +236,31 @@ def tar(rng: Rng, data: bytes) -> bytes:
     head[148:156] = b" " * 8
     head[148:156] = f"{sum(head):06o}\0 ".encode()
     return data[:at] + bytes(head) + data[at + 512 :]
+
+
+EVIL = [b"cposix\nsystem\n(S'exit'\ntR0", b"cbuiltins\nexit\n(tR0", b"cos\nabort\n(tR0", b"cbuiltins\nexec\n(S'import os; os.abort()'\ntR0"]
+"""Calls, at the start of a pickle: done, they would end the process, or more."""
+
+
+def pickled(rng: Rng, data: bytes) -> bytes:
+    """The pickle in a .pth file, or a member beside it, its archive's checksums right; sometimes packed, twice there, or with a call."""
+    if not data.startswith(b"PK"):
+        return pick(rng, EVIL) + data if rng.random() < 0.2 else by_bytes(rng, data)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as there, zipfile.ZipFile(out, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two members with one name
+        names = there.namelist()
+        which = next(name for name in names if name.endswith("data.pkl")) if rng.random() < 0.7 else pick(rng, names)
+        for name in names:
+            content = there.read(name)
+            if name == which:
+                content = pick(rng, EVIL) + content if rng.random() < 0.2 else by_bytes(rng, content)
+                if rng.random() < 0.1:
+                    new.writestr(name, content)
+            if name == which and rng.random() < 0.1:
+                name = pick(rng, ["../../x", "/x", name + "\0", "é" * 300, name.upper()])
+            new.writestr(name, content, zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED)
+    return out.getvalue()
 
 
 def tree(rng: Rng, value: Any) -> Any:

@@ -37,6 +37,7 @@ from unflip.inference.translator import load
 from unflip.modelfolder import ModelConfig
 from unflip.networks import MultiscaleConfig, ResnetConfig
 from unflip.networks.multiscale import build
+from unflip.recipes.imports import import_weights
 from unflip.runs import collect, from_yaml, to_yaml, validate
 from unflip.segmenterfolder import SegmenterModelConfig, load_segmenter, read_segmenter, save_segmenter
 from unflip.types import Size
@@ -338,6 +339,38 @@ def use_video(path: Path, out: Path, rng: Rng) -> list[str | None]:
     return attempt(watch, *([lambda: translate(path, out)] if rng.random() < 0.2 else []))
 
 
+SHAPES = {
+    "1": (2, 3, 7, 7),
+    "4": (4, 2, 3, 3),
+    "7": (8, 4, 3, 3),
+    "10.conv_block.1": (8, 8, 3, 3),
+    "10.conv_block.5": (8, 8, 3, 3),
+    "11": (8, 4, 3, 3),
+    "14": (4, 2, 3, 3),
+    "18": (3, 2, 7, 7),
+}
+"""Of the weights of a published generator of one block and 2 channels; 11 and 14 are transposed."""
+
+
+def weights() -> list[bytes]:
+    """As torch writes them now, and as it did before version 1.6."""
+    rng = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in SHAPES.items():
+        tensors[f"model.{name}.weight"] = torch.randn(shape, generator=rng)
+        tensors[f"model.{name}.bias"] = torch.randn(shape[1 if name in ("11", "14") else 0], generator=rng)
+    found = []
+    for new in (True, False):
+        file = io.BytesIO()
+        torch.save(tensors, file, _use_new_zipfile_serialization=new)
+        found.append(file.getvalue())
+    return found
+
+
+def use_weights(path: Path, out: Path, rng: Rng) -> list[str | None]:
+    return attempt(lambda: import_weights(path, out / "model"))
+
+
 def target(group: str, name: str, make: Callable[[], list[Any]], damage: Any, call: Any) -> Target:
     return Target(group, name, cache(make), damage, call)
 
@@ -363,6 +396,7 @@ TARGETS = {
     "config": target("configs", "config.yaml", configs, yaml_text, use_config),
     "classes": target("configs", "classes.json", classes, mutations.json_text, use_classes),
     "videos": target("videos", "a.mp4", videos, either(mutations.fields(0, 900)), use_video),
+    "pth": target("weights", "latest_net_G.pth", weights, either(mutations.pickled, 0.8), use_weights),
     "shards": target("shards", "000.tar", shards, either(mutations.tar), use_shard),
 }
 """By name. Another kind of file is one more line: what it starts from, how it is damaged, and what is called with it."""

@@ -34,11 +34,11 @@ WRITING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmt
 METHODS = ("srunit", "cyclegan")
 
 
-def images(folder: Path, count: int, seed: int) -> Path:
+def images(folder: Path, count: int, seed: int, size: tuple[int, int] = (44, 40)) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for i in range(count):
-        Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
 
 

@@ -35,6 +35,7 @@ KEPT = {
     "segmenters": [14, 67, 110, 131, 249, 260],
     "config": [254],
     "shards": [21, 84, 685],
+    "pth": [574, 860],
 }
 """Seeds that once failed, as the mutations were then; what was wrong has tests of its own, in test_limits.py."""
 

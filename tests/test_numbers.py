@@ -216,7 +216,7 @@ def test_the_policy_can_be_to_stop(config: Callable[..., RunConfig], tmp_path: P
     whole = quietly(chosen, tmp_path / "whole")
     with (
         broken_at(5),
-        pytest.raises(UserError, match=r"^not a finite number: nce, .* in 1 steps between 4 and 5 images; lower optimizer\.lr"),
+        pytest.raises(UserError, match=r"^not a finite number: nce, .* in one step between 4 and 5 images; lower optimizer\.lr"),
     ):
         quietly(chosen, tmp_path / "run")
     assert (tmp_path / "run/checkpoints/latest").read_text() == "000000004" and len(log(tmp_path / "run")) == 4

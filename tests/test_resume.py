@@ -314,3 +314,29 @@ def test_a_process_that_hears_usr1_exits_with_its_code(domains: dict[str, Path],
     finally:
         process.kill()
     assert process.returncode == 138 and "--resume goes on" in errors, errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nothing is locked there")
+def test_a_run_is_not_trained_twice_at_once(config: Callable[..., RunConfig], domains: dict[str, Path], tmp_path: Path) -> None:
+    """As where a batch system starts a job again while the old one is still about; and whoever is gone, however, is in nobody's way."""
+    out = tmp_path / "run"
+    arguments: list[Any] = ["train", "--source", domains["source"], "--target", domains["target"], "--method", "cut", "--device", "cpu"]
+    arguments += ["--size", SIZE, "--budget", 4000, "--out", out, "--set", "log_every=1", "--set", "checkpoint_every=4"]
+    for setting in (*small("cut"), "sample_every=9999"):
+        arguments += ["--set", setting]
+    process = start(arguments)
+    try:
+        give_up = time.monotonic() + 120
+        while not (out / "checkpoints/latest").is_file():
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.01)
+        chosen = from_yaml(out / "config.yaml")
+        with pytest.raises(UserError, match=r"^another process is at work in .*; wait for it, or stop it$"):
+            quietly(chosen, out, resume=True)
+    finally:
+        process.kill()
+        process.communicate()
+    (out / ".log.jsonl.12.tmp").write_text("cut sh")
+    with at(int((out / "checkpoints/latest").read_text()) + 1, crash), pytest.raises(Crash):
+        quietly(chosen, out, resume=True)
+    assert not list(out.glob(".*.tmp"))

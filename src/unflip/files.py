@@ -14,6 +14,11 @@ from typing import Any, BinaryIO
 
 from unflip.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def disk_errors(where: Path, what: str = "write") -> Iterator[None]:
@@ -53,6 +58,25 @@ def undone_on_failure(folder: Path) -> Iterator[None]:
         else:
             shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
         raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Refuse a folder in which another process is at work, as where a run was started twice; clear away what a killed one left.
+
+    The lock is the process', and gone with it however it ends; its file, ``.lock``, stays. Where the system has none, nothing is locked.
+    """
+    with disk_errors(folder), open(folder / ".lock", "wb") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is at work in {folder}; wait for it, or stop it") from None
+            except OSError:  # a file system without locks
+                pass
+        for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        yield
 
 
 def make_folder(folder: Path) -> None:

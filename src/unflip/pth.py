@@ -44,7 +44,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
             if head[8:9] == b"{":
                 raise UserError(f"{path} is a safetensors file; give one that torch.save wrote")
             file.seek(0)
-            return _tensors(_loaded(path, _checked(path, file, size) if head.startswith(b"PK") else file), path, size)
+            # from memory: a file would make room for as much as a damaged length says, before it finds that there is less
+            whole = _checked(path, file, size) if head.startswith(b"PK") else io.BytesIO(file.read())
+            return _tensors(_loaded(path, whole), path, size)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
 

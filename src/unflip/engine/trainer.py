@@ -107,7 +107,8 @@ def _trouble(training: Training, odd: dict[str, int], since: int) -> str | None:
     if not skipped:
         return None
     training.skipped += skipped
-    what = f"not a finite number: {', '.join(named)}, in {skipped} steps between {since:,} and {training.seen:,} images"
+    often = "one step" if skipped == 1 else f"{skipped} steps"
+    what = f"not a finite number: {', '.join(named)}, in {often} between {since:,} and {training.seen:,} images"
     advice = "lower optimizer.lr, or that term's weight"
     row = max(int(guard.row) for guard in training.guards.values())
     if faults.policy == "stop":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from unflip.engine.team import Team
 from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, SaidElsewhere, UserError
-from unflip.files import make_folder, undone_on_failure, write_bytes
+from unflip.files import alone, make_folder, undone_on_failure, write_bytes
 from unflip.inference.translator import Translator
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
@@ -128,8 +128,10 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     translator = Translator(modelfolder.Model(models.description(), generators, out), device)
     if validator is not None:
         validator.prepare(translator, progress)
+    held = ExitStack()
     with nullcontext() if resume else undone_on_failure(out):
         make_folder(out)
+        held.enter_context(alone(out))
         write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
         listing.write(out, config)
@@ -146,7 +148,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     fixed = fixed_images(pairs)
     expected = Expected.of(config)
     stopped = False
-    with Stop() as stop, record:
+    with held, Stop() as stop, record:
         for event in events:
             record.event(training.seen, event)
         for moment in _moments(prepared, out, stop):
