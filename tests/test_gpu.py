@@ -87,3 +87,22 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path) -> None:
     checkpoint.restore(checkpoint.latest(tmp_path), resumed)
     for one, other in zip(further, parts(resumed, range(6, 12)), strict=True):
         assert one == pytest.approx(other, rel=0.05)
+
+
+def test_a_recorded_step_that_is_not_finite_is_not_taken() -> None:
+    training = start("cut")
+    parts(training, range(8))
+    guard, weight = training.guards["generator"], next(training.generator.parameters())
+    assert guard.read() == (0, [])
+    kept, others = weight.detach().clone(), [p.detach().clone() for p in list(training.generator.parameters())[1:]]
+    with torch.no_grad():
+        weight[0] = torch.nan
+    play(training, batch(8))
+    assert all(torch.equal(p, q) for p, q in zip(list(training.generator.parameters())[1:], others, strict=True))
+    skipped, names = guard.read()
+    assert skipped == 1 and names and guard.row == 1
+    with torch.no_grad():
+        weight.copy_(kept)
+    play(training, batch(9))
+    assert guard.read() == (0, []) and guard.row == 0
+    assert not torch.equal(weight, kept) and all(p.isfinite().all() for p in training.generator.parameters())

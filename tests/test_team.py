@@ -155,6 +155,14 @@ def test_two_processes_stop_save_and_go_on(images_folder: Callable[..., Path], t
     assert again.returncode == 0, errors
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["seen"] == seen + 4
 
+    config.write_text(config.read_text().replace(f"budget: {seen + 4}", f"budget: {seen + 8}"))
+    alone = started(sys.executable, "-m", "unflip", "train", "--out", out, "--resume")
+    _, errors = alone.communicate(timeout=120)
+    assert alone.returncode == 0 and "2 processes before, 1 from here on" in errors, errors
+    assert json.loads((out / "events.jsonl").read_text().splitlines()[-1])["event"] == "2 processes before, 1 from here on"
+    state = load_file(out / f"checkpoints/{seen + 8:09d}/state.safetensors")
+    assert len([key for key in state if key.startswith("pool/to_target")]) == 5, "what all of them held, and one more"
+
 
 def test_a_process_that_is_killed_ends_the_others(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Without torchrun, which would end them itself."""
