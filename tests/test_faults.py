@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -32,6 +33,7 @@ from unflip.data.standins import TRIES, read_or_stand_in
 from unflip.data.workers import outliving
 from unflip.engine import trainer
 from unflip.engine.team import Team
+from unflip.engine.training import assemble
 from unflip.errors import Interrupted, UserError
 from unflip.recipes import listing as module
 from unflip.recipes.listing import Aside, Listing, list_images
@@ -621,7 +623,7 @@ def test_news_changes_nothing_of_a_step() -> None:
     batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), 0, 0, news=("one",))
     assert Batch._fields[-1] == "news" and Batch(*batch[:4]).news == ()
     config = configure("cut", source="a", target="b", budget=4, batch=2, device="cpu", settings=small("cut"))
-    training = trainer.assemble(config, (Bands(), Bands()), trainer.Fabric(accelerator="cpu", devices=1))
+    training = assemble(config, (Bands(), Bands()), Fabric(accelerator="cpu", devices=1))
     assert [piece.news for piece, _ in trainer._pieces(batch, 2, training)] == [()]
 
 
@@ -639,9 +641,9 @@ on_linux = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children"
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_killed_worker_is_started_anew(make: Callable[..., Pairs], number: int) -> None:
     """Bit for bit, and nothing is decoded again that is kept."""
-    expected = list(loader(make(length=120), first=8, batch=4, workers=0))
+    expected = list(loader(make(length=120), first=10, batch=4, workers=0))
     stream, before = make(length=120, cache="memory"), children()
-    with contextlib.closing(loader(stream, first=8, batch=4, workers=number, prefetch=1)) as batches:  # type: ignore[type-var]
+    with contextlib.closing(loader(stream, first=10, batch=4, workers=number, prefetch=1)) as batches:  # type: ignore[type-var]
         seen = [next(batches) for _ in range(9)]
         os.kill(min(children() - before), signal.SIGKILL)
         assert stream.source.store.filled.all() and stream.target.store.filled.all()

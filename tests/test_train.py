@@ -87,7 +87,7 @@ def finished(domains: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 def test_the_run_folder_holds_what_it_promises(finished: Path) -> None:
     files = {path for path in tree(finished) if not path.startswith("tensorboard/")}
     assert files == {
-        *("config.yaml", "images.json.gz", "log.jsonl", "report.html", "tensorboard"),
+        *(".lock", "config.yaml", "images.json.gz", "log.jsonl", "report.html", "tensorboard"),
         *("samples", "samples/000000003.png", "samples/000000006.png", "samples/000000008.png"),
         *("checkpoints", "checkpoints/latest"),
         *(f"checkpoints/{name}{file}" for name in ("000000006", "000000008") for file in ("", "/state.json", "/state.safetensors")),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import unflip
 from helpers import scale_weights, untouched_global_rng
+from running import at
 from unflip import modelfolder
 from unflip.data.images import read_rgb
 from unflip.data.labels import Classes
@@ -216,21 +217,6 @@ def tree(out: Path) -> dict[str, bytes | None]:
     """Every path, with its content; of the log and the report, which tell how long all took, no more than that they are there."""
     found = {str(path.relative_to(out)): path.read_bytes() if path.is_file() else None for path in out.rglob("*")}
     return found | dict.fromkeys({"log.jsonl", "report.html"} & found.keys())
-
-
-@contextlib.contextmanager
-def at(seen: int, do: Callable[[], Any]) -> Iterator[None]:
-    """Within the block, runs do this as well when they have logged that many images."""
-    add = Record.add
-
-    def added(record: Record, moment: Moment) -> None:
-        add(record, moment)
-        if moment.seen == seen:
-            do()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Record, "add", added)
-        yield
 
 
 @contextlib.contextmanager

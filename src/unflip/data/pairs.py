@@ -212,7 +212,7 @@ def loader(
     def start(done: int) -> DataLoader[Any]:
         return DataLoader(
             _Guarded(pairs),
-            batch_sampler=_InOrder(first + done * batch, len(pairs), batch, rank, ranks),
+            batch_sampler=_InOrder(max(first, (first // batch + done) * batch), len(pairs), batch, rank, ranks),
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
@@ -255,13 +255,17 @@ class _InOrder(Sampler[list[int]]):
         self.first, self.end, self.batch, self.rank, self.ranks = first, end, batch, rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(self.first - self.first % self.batch, self.end, self.batch):
-            whole = range(max(start, self.first), min(start + self.batch, self.end))  # batches end at multiples of their size
+        for start in self._starts():
+            whole = range(max(start, self.first), min(start + self.batch, self.end))
             mine = portion(len(whole), self.rank, self.ranks)
             yield list(whole[mine.start : mine.stop]) or [whole[min(mine.start, len(whole) - 1)]]
 
     def __len__(self) -> int:
-        return len(range(self.first - self.first % self.batch, self.end, self.batch))
+        return len(self._starts())
+
+    def _starts(self) -> range:
+        """Batches end at multiples of their size, wherever a run goes on."""
+        return range(self.first - self.first % self.batch if self.first < self.end else self.end, self.end, self.batch)
 
 
 def _collate(items: list[tuple[int, Item, News] | str]) -> Batch | str:
