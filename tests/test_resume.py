@@ -340,3 +340,13 @@ def test_a_run_is_not_trained_twice_at_once(config: Callable[..., RunConfig], do
     with at(int((out / "checkpoints/latest").read_text()) + 1, crash), pytest.raises(Crash):
         quietly(chosen, out, resume=True)
     assert not list(out.glob(".*.tmp"))
+
+
+def test_a_run_that_is_complete_is_tidied_up(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """It was killed while its report was written."""
+    out = quietly(config("cut", *SELDOM, budget=2), tmp_path / "run")
+    before = tree(out)
+    (out / "report.html").unlink()
+    (out / ".report.html.12.tmp").write_text("<html")
+    quietly(config("cut", *SELDOM, budget=2), out, resume=True)
+    assert tree(out).keys() == before.keys()

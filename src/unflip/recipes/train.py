@@ -115,11 +115,12 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
-        if not models.complete():  # killed just before
-            models.save()
-        models.prune()
-        if not (out / "report.html").is_file():
-            _report(out, config, models)
+        with alone(out):
+            if not models.complete():  # killed just before
+                models.save()
+            models.prune()
+            if not (out / "report.html").is_file():
+                _report(out, config, models)
         for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
             say(line)
         return None
@@ -156,7 +157,8 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
                 record.rewind(training.seen)
                 models.restore()
             record.add(moment)
-            _tell([*moment.events, *expected.alarms(record.lines)], training.seen, record, say)
+            alarms = expected.alarms(record.lines) if "log" in moment.due else []
+            _tell([*moment.events, *alarms], training.seen, record, say)
             if "sample" in moment.due:
                 draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
             if "validate" in moment.due and validator is not None:
