@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from running import SELDOM, SIZE, bits, equal, events, log, quietly, small, state
+from running import SIZE, bits, equal, events, log, quietly, small, state
 from unflip import modelfolder
 from unflip.engine import checkpoint
 from unflip.engine.averages import Averages
