@@ -90,6 +90,7 @@ def test_resume_begins_a_run_where_there_is_none(
     for setting in (*small("cut"), *SELDOM):
         arguments += ["--set", setting]
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").touch()
     (tmp_path / "run/.config.yaml.17.tmp").write_text("siz")  # as a process leaves it that is killed at once
     for _ in range(2):
         result = cli(*arguments)

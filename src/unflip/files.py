@@ -20,6 +20,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+LOCK = ".lock"
+
+
+class Busy(UserError):
+    """Another process is at work there."""
+
+
 @contextmanager
 def disk_errors(where: Path, what: str = "write") -> Iterator[None]:
     """Turn what a disk can do to a writer (or reader) into one clear line."""
@@ -51,6 +58,8 @@ def undone_on_failure(folder: Path) -> Iterator[None]:
     make_folder(folder)
     try:
         yield
+    except Busy:  # it is another's
+        raise
     except BaseException:
         if there == folder:
             for child in folder.iterdir():
@@ -66,12 +75,12 @@ def alone(folder: Path) -> Iterator[None]:
 
     The lock is the process', and gone with it however it ends; its file, ``.lock``, stays. Where the system has none, nothing is locked.
     """
-    with disk_errors(folder), open(folder / ".lock", "wb") as file:
+    with disk_errors(folder), open(folder / LOCK, "wb") as file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another process is at work in {folder}; wait for it, or stop it") from None
+                raise Busy(f"another process is at work in {folder}; wait for it, or stop it") from None
             except OSError:  # a file system without locks
                 pass
         for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):

@@ -94,7 +94,7 @@ class FaultsConfig(Config):
 
     ``skip``: the run goes on, with a warning that names the term and the tensor, and stops after more than ``skips`` such steps in all.
     ``back``: it goes back to its last checkpoint, and on from there with its learning rates times ``slower``, at most ``returns`` times.
-    ``stop``: it stops. All of them find out at the next log.
+    ``stop``: it stops. All of them find out where something is due next, such as a log.
     """
 
     policy: Literal["skip", "back", "stop"] = "skip"

@@ -282,8 +282,9 @@ def _collate(items: list[tuple[int, Item, News] | str]) -> Batch | str:
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent needs its workers until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _refuse_small(images: Images, size: Size) -> None:

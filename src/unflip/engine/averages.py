@@ -34,6 +34,7 @@ class Averages:
     """Means of the parts, and how much translations vary within themselves and from each other."""
 
     def __init__(self) -> None:
+        self.enough = False
         self.sums: dict[str, Tensor] = {}
         """By the names of parts that steps had together: (3, parts) sums, counts of finite values, and of all."""
         self.spread: Tensor | None = None
@@ -74,14 +75,17 @@ class Averages:
         if self.spread is None:
             return None, None
         real, fake = team.mean({"": self.spread})[""].cpu()
-        if float(fake[0]) * team.size < FEW:
+        self.enough = float(fake[0]) * team.size >= FEW
+        if not self.enough:
             return None, None
         (within, between), (shown, shown_between) = _variation(real), _variation(fake)
         return tuple(a / b if b > 0 else None for a, b in ((shown, within), (shown_between, between)))  # type: ignore[return-value]
 
     def clear(self) -> None:
-        """Begin anew."""
-        self.sums, self.spread = {}, None
+        """Begin anew; images of which there were not enough are counted on."""
+        self.sums = {}
+        if self.enough:
+            self.spread, self.enough = None, False
 
     def state(self, team: Team) -> dict[str, Tensor]:
         """What is added up so far, the same for every process; all call it."""

@@ -93,12 +93,15 @@ def newest(folder: Path) -> Newest:
     Raises ``UserError`` where there are checkpoints and none is whole: to begin from the start would look like going on.
     """
     with disk_errors(folder, "read"):
+        _bring_back(folder)
         found = _all(folder)
         pointer = folder / LATEST
         latest = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    damaged = []
     if any(path.name == latest for path in found):
         found = [path for path in found if path.name <= latest]  # those after it were not yet, or are no longer, part of the run
-    damaged = []
+    elif latest:
+        damaged.append(f"{pointer} names a checkpoint that is not there")
     for path in reversed(found):
         try:
             meta = read_meta(path)
@@ -169,6 +172,7 @@ def restore(where: Path, training: Training) -> list[str]:
     for name, guard in training.guards.items():
         guard.restore(part(f"guard/{name}/"))
     training.averages.restore(part("averages/"), training.fabric.device)
+    training.missed.zero_()
     for replay in training.replays.values():
         replay.forget()  # what is recorded holds the optimizers' tensors of before
     training.seen, training.skipped, training.returns, training.slower = meta.seen, meta.skipped, meta.returns, meta.slower
@@ -186,6 +190,16 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Ten
             value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _bring_back(folder: Path) -> None:
+    """What a process that was killed while it replaced a checkpoint by another of the same name had put aside."""
+    for old in folder.glob(".*.old"):
+        there = folder / old.name[1:-4]
+        if there.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(there)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -47,6 +47,8 @@ class Replay:
 
     def forget(self) -> None:
         """Record anew: tensors that the function holds have been replaced by others."""
+        if self.recorded:
+            self.pool = torch.cuda.graph_pool_handle()  # that of graphs which are gone is no more
         self.calls.clear()
         self.recorded.clear()
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from unflip.data.bands import Bands, widened
@@ -56,6 +57,8 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
         every["validate"] = config.validate_every
     guarded = training.seen
     """Images after whose step the guards were last read."""
+    blamed: dict[str, int] = {}
+    """How often parts were not finite when they were last read, since the last log."""
     news: list[str] = []
     clock, counted = time.monotonic(), training.seen
     coming = iter(batches)
@@ -74,7 +77,8 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             continue
         team.agree(False)  # before anything waits for the device
         found = training.averages.read(team)
-        trouble = _trouble(training, found.odd, guarded)
+        trouble = _trouble(training, [name for name, count in found.odd.items() if count > blamed.get(name, 0)], guarded)
+        blamed = {} if "log" in due else found.odd
         if trouble is not None and config.faults.policy == "back":
             due = {"back"}
         events = (*dict.fromkeys(line for lines in team.gather([*news, *([trouble] if trouble else [])]) for line in lines),)
@@ -92,16 +96,16 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
             return
 
 
-def _trouble(training: Training, odd: dict[str, int], since: int) -> str | None:
-    """What was not a finite number since ``since`` images, in one line; None: all was.
+def _trouble(training: Training, odd: list[str], since: int) -> str | None:
+    """What was not a finite number since ``since`` images, in one line; None: all was. ``odd``: the parts that were not.
 
     Counts the steps that were not taken. Raises where the policy is to stop, or where there are too many.
     """
-    faults, skipped = training.config.faults, 0
-    named = list(odd)
+    faults, named = training.config.faults, list(odd)
+    skipped = int(training.missed)  # alike in all processes: they have the same gradients
+    training.missed.zero_()
     for player, guard in training.guards.items():
-        steps, names = guard.read()  # alike in all processes: they have the same gradients
-        skipped = max(skipped, steps)
+        _, names = guard.read()
         if names:
             named.append(f"the gradient of the {player}'s {names[0]}" + (f" ({len(names)} of {len(guard.names)})" if names[1:] else ""))
     if not skipped:
@@ -173,6 +177,7 @@ def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str,
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
         _add(parts, _turn(training, "discriminator", pairs, share, k == len(pieces)), share)
     training.averages.add(parts)
+    training.missed += torch.stack([guard.skip for guard in training.guards.values()]).amax()
     return parts
 
 

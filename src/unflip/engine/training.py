@@ -47,6 +47,8 @@ class Training:
     """Of the players' turns, by player, where they are recorded."""
     guards: dict[str, Guard] = field(default_factory=dict)
     """Of the players' optimizers."""
+    missed: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Steps that a player did not take since that was last read."""
     averages: Averages = field(default_factory=Averages)
     """Of what steps found since the last log."""
     skipped: int = 0
@@ -82,6 +84,7 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
         bands=bands,
         team=team,
         compiled=compiled,
+        missed=torch.zeros((), dtype=torch.float32, device=fabric.device),
     )
     for name, player in (("generator", generator), ("discriminator", discriminator)):
         player.to(fabric.device)

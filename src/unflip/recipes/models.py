@@ -58,10 +58,12 @@ class Models:
             self._write(model)
             return
         last = self.points[-1] if self.points and self.points[-1].seen == seen else {"seen": seen}
-        if self.points:
-            chosen = self.choice.chosen
+        # where a run fell back behind a checkpoint that is damaged, what was beaten after it is gone until it is beaten again
+        there = [point for point in self.choice.kept if self._place(point).is_dir()] if self.points else []
+        if there:
+            chosen = max(there, key=lambda point: (point.mean_iou, point.seen))
             modelfolder.copy(self._place(chosen), model, validation=self._validation({"chosen": chosen, "last": last}))
-        else:
+        elif not self.points or not model.is_dir():
             self._write(model, {"last": last})
         self._write(self.out / "last", {"chosen": self.choice.chosen, "last": last} if self.points else {"last": last})
 

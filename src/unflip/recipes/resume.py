@@ -7,6 +7,7 @@ from pathlib import Path
 from unflip.engine import checkpoint
 from unflip.engine.training import Training
 from unflip.errors import UserError
+from unflip.files import LOCK
 from unflip.runs import RunConfig, from_yaml, leaves
 
 CHANGEABLE = (
@@ -39,7 +40,7 @@ def holds_run(out: Path) -> bool:
 
 def is_empty(out: Path) -> bool:
     """Whether there is nothing in ``out`` but what a killed process could leave before a run begins."""
-    return not out.exists() or (out.is_dir() and all(path.name.startswith(".") and path.suffix == ".tmp" for path in out.iterdir()))
+    return not out.exists() or (out.is_dir() and all(path.name == LOCK or path.match(".*.tmp") for path in out.iterdir()))
 
 
 def changes(out: Path, config: RunConfig) -> list[str]:

@@ -101,26 +101,29 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     if not team.leads:
         progress, say = False, lambda line: None
     resume = team.share(resume and holds_run(out))
-    prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
-    stopped = _lead(prepared, out, resume, progress, say) if team.leads else _follow(prepared, out)
+    with ExitStack() as held:
+        with team.together():
+            if team.leads and resume:  # before anything of the run is read
+                held.enter_context(alone(out))
+        prepared = prepare(config, out, resume=resume, progress=progress, say=say, fabric=fabric, team=team)
+        stopped = _lead(prepared, out, resume, progress, say, held) if team.leads else _follow(prepared, out)
     team.close()  # not after an error: it would wait for whoever is gone
     if stopped is not None:
         raise stopped
     return out
 
 
-def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None]) -> Interrupted | None:
-    """The part of the first process, which writes and speaks for all; what stopped it, if anything did."""
+def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Callable[[str], None], held: ExitStack) -> Interrupted | None:
+    """The part of the first process, which writes and speaks for all; what stopped it, if anything did. ``held``: the run's folder."""
     training, pairs, _, models, validator, remarks, listing, events = prepared
     config, device = training.config, training.fabric.device
     models.restore()
     if training.seen >= config.budget:
-        with alone(out):
-            if not models.complete():  # killed just before
-                models.save()
-            models.prune()
-            if not (out / "report.html").is_file():
-                _report(out, config, models)
+        if not models.complete():  # killed just before
+            models.save()
+        models.prune()
+        if not (out / "report.html").is_file():
+            _report(out, config, models)
         for line in (f"{out} is complete: {training.seen:,} of {config.budget:,} images", *models.outcome()):
             say(line)
         return None
@@ -129,14 +132,18 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     translator = Translator(modelfolder.Model(models.description(), generators, out), device)
     if validator is not None:
         validator.prepare(translator, progress)
-    held = ExitStack()
     with nullcontext() if resume else undone_on_failure(out):
-        make_folder(out)
-        held.enter_context(alone(out))
-        write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
+        if not resume:
+            make_folder(out)
+            held.enter_context(alone(out))
+            write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
         listing.write(out, config)
         record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
+        for event in events:
+            record.event(training.seen, event)
+        if resume:  # what is changed has been noted
+            write_bytes(out / "config.yaml", to_yaml(config).encode())
         models.prune()
     for line in (*remarks, *events):
         say(line)
@@ -149,9 +156,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
     fixed = fixed_images(pairs)
     expected = Expected.of(config)
     stopped = False
-    with held, Stop() as stop, record:
-        for event in events:
-            record.event(training.seen, event)
+    with Stop() as stop, record:
         for moment in _moments(prepared, out, stop):
             if "back" in moment.due:
                 record.rewind(training.seen)
