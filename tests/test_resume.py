@@ -351,3 +351,18 @@ def test_a_run_that_is_complete_is_tidied_up(config: Callable[..., RunConfig], t
     (out / ".report.html.12.tmp").write_text("<html")
     quietly(config("cut", *SELDOM, budget=2), out, resume=True)
     assert tree(out).keys() == before.keys()
+
+
+def test_what_was_put_aside_by_a_killed_process_is_brought_back(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """It was killed while it replaced its only checkpoint by another of the same name, as where a run goes back."""
+    chosen = config("cut", "checkpoint_every=4", "sample_every=1000", "keep=1")
+    whole = quietly(chosen, tmp_path / "whole")
+    out = stopped(chosen, tmp_path / "run")
+    folder = out / "checkpoints"
+    shutil.copytree(folder / "000000004", folder / ".000000004.tmp")
+    (folder / "000000004").rename(folder / ".000000004.old")
+    quietly(chosen, out, resume=True)
+    assert bits(out) == bits(whole) and tree(out).keys() == tree(whole).keys()
+    shutil.rmtree(out / "checkpoints/000000008")
+    with pytest.raises(UserError, match="names a checkpoint that is not there"):
+        quietly(chosen, out, resume=True)
