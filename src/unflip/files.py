@@ -75,7 +75,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     The lock is the process', and gone with it however it ends; its file, ``.lock``, stays. Where the system has none, nothing is locked.
     """
-    with disk_errors(folder), open(folder / LOCK, "wb") as file:
+    with disk_errors(folder), open(folder / LOCK, "ab") as file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
