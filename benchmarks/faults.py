@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kill import images, left
+from kill import forked, images, left
 
 from unflip.engine import checkpoint
 from unflip.engine.record import Record
@@ -158,34 +158,32 @@ def configured(domains: dict[str, Path], fault: Fault) -> RunConfig:
 
 def attempt(config: RunConfig, out: Path, during: Callable[[], None]) -> tuple[int, list[str]]:
     """Train, or go on, in a process of its own; its exit code and what it said."""
-    told, tell = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(tell)
-        with os.fdopen(told) as pipe:
-            said = pipe.read().splitlines()
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
-    add = Record.add
 
-    def added(record: Record, moment: Moment) -> None:
-        add(record, moment)
-        if moment.seen == AT:
-            during()
+    def work(tell: Callable[[str], None]) -> int:
+        add = Record.add
 
-    Record.add = added  # type: ignore[method-assign]
-    code = 0
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            train(config, out, resume=True, progress=False, say=lambda line: os.write(tell, f"{line}\n".encode()) and None)
-    except UserError as error:
-        os.write(tell, f"error: {error}\n".encode())
-        code = 2
-    except BaseException as error:
-        code = getattr(error, "exit_code", 1)
-        os.write(tell, f"{'' if code != 1 else 'traceback: '}{error}\n".encode())
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    os._exit(code)
+        def added(record: Record, moment: Moment) -> None:
+            add(record, moment)
+            if moment.seen == AT:
+                during()
+
+        Record.add = added  # type: ignore[method-assign]
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                train(config, out, resume=True, progress=False, say=tell)
+            return 0
+        except UserError as error:
+            tell(f"error: {error}")
+            return 2
+        except BaseException as error:
+            code = getattr(error, "exit_code", 1)
+            tell(f"{'' if code != 1 else 'traceback: '}{error}")
+            return code
+        finally:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    return forked(work)
 
 
 NEWS = ("error:", "warning:", "traceback:", "stopped after", "resumed with")

@@ -13,25 +13,24 @@ be refused. Exit code 1: something does not agree, a broken twin went unnoticed,
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import checkouts
 import numpy as np
 import torch
+from checkouts import replace_layers, table
 from torch import Tensor, nn
 
 import unflip
@@ -192,13 +191,6 @@ def save(network: nn.Module, path: Path, how: str) -> None:
 # ------------------------------------------------------------------------------------------------------------------ broken networks
 
 
-def replaced(network: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, kind):
-                setattr(parent, name, make(child))
-
-
 def block_missing(network: nn.Module) -> None:
     network.stages.block2 = nn.Identity()
 
@@ -218,15 +210,15 @@ def box_blur(network: nn.Module) -> None:
 
 
 def no_norm(network: nn.Module) -> None:
-    replaced(network, InstanceNorm, lambda norm: nn.Identity())
+    replace_layers(network, InstanceNorm, lambda norm: nn.Identity())
 
 
 def statistics_of_the_image(network: nn.Module) -> None:
-    replaced(network, nn.BatchNorm2d, lambda norm: norm.train())
+    replace_layers(network, nn.BatchNorm2d, lambda norm: norm.train())
 
 
 def no_weights_in_norms(network: nn.Module) -> None:
-    replaced(network, nn.BatchNorm2d, lambda norm: InstanceNorm(norm.num_features))
+    replace_layers(network, nn.BatchNorm2d, lambda norm: InstanceNorm(norm.num_features))
 
 
 def swapped_levels(network: nn.Module) -> None:
@@ -238,7 +230,7 @@ def level_missing(network: nn.Module) -> None:
 
 
 def other_slope(network: nn.Module) -> None:
-    replaced(network, nn.LeakyReLU, lambda relu: nn.LeakyReLU(0.1))
+    replace_layers(network, nn.LeakyReLU, lambda relu: nn.LeakyReLU(0.1))
 
 
 def twins(network: nn.Module) -> Iterator[Callable[[nn.Module], None]]:
@@ -323,24 +315,6 @@ def examine(code: str, path: Path) -> tuple[list[Row], list[Refusal]]:
 # ------------------------------------------------------------------------------------------------------------------------- driver
 
 
-def in_own_process(code: str, path: Path) -> tuple[list[Row], list[Refusal]]:
-    """:func:`examine` in a process that sees no GPU and writes nothing into the checkout; what the published code prints is dropped."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "findings.json"
-        command = [sys.executable, "-B", str(Path(__file__).resolve()), "--examine", code, str(path.resolve()), str(file)]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(unflip.__file__).parents[1])}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{code} at {path}: the comparison did not finish\n{done.stderr}")
-        rows, refused = json.loads(file.read_text())
-    return [Row(**row) for row in rows], [Refusal(**each) for each in refused]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 def markdown(rows: list[Row], refused: list[Refusal]) -> str:
     """The tables of docs/import.md."""
 
@@ -369,31 +343,28 @@ def markdown(rows: list[Row], refused: list[Refusal]) -> str:
     )
 
 
+REPOSITORIES = {
+    "CUT": "taesungp/contrastive-unpaired-translation",
+    "SRUNIT": "SeanJia/SRUNIT",
+    "CycleGAN": "junyanz/pytorch-CycleGAN-and-pix2pix",
+}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cut", type=Path, metavar="PATH", help="a checkout of taesungp/contrastive-unpaired-translation")
-    parser.add_argument("--srunit", type=Path, metavar="PATH", help="a checkout of SeanJia/SRUNIT")
-    parser.add_argument("--cyclegan", type=Path, metavar="PATH", help="a checkout of junyanz/pytorch-CycleGAN-and-pix2pix")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
-    parser.add_argument("--examine", nargs=3, metavar=("CODE", "PATH", "FILE"), help=argparse.SUPPRESS)
+    parser = checkouts.parser(__doc__, REPOSITORIES)
     args = parser.parse_args()
     if args.examine:
         code, path, file = args.examine
         Path(file).write_text(json.dumps([[asdict(each) for each in found] for found in examine(code, Path(path))]))
         return 0
 
-    checkouts = {"CUT": args.cut, "SRUNIT": args.srunit, "CycleGAN": args.cyclegan}
-    given = {code: path for code, path in checkouts.items() if path is not None}
-    if not given:
-        parser.error("give --cut, --srunit, --cyclegan or several of them")
-    for code, path in given.items():
-        if not (path / "models" / "networks.py").is_file():
-            parser.error(f"{path} is no checkout of {code}: it has no models/networks.py")
+    given = checkouts.given(parser, args, REPOSITORIES)
     rows: list[Row] = []
     refused: list[Refusal] = []
     for code, path in given.items():
-        found = in_own_process(code, path)
-        rows, refused = rows + found[0], refused + found[1]
+        compared, tried = checkouts.in_own_process(__file__, code, path)
+        rows += [Row(**row) for row in compared]
+        refused += [Refusal(**each) for each in tried]
     text = markdown(rows, refused)
     print(text)
     if args.markdown:

@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,42 +51,55 @@ def configured(domains: dict[str, Path], method: str, workers: int) -> RunConfig
     return configure(method, **domains, size=32, budget=9, device="cpu", settings=settings)
 
 
-def run(config: RunConfig, out: Path, operation: int = 0, seconds: float = 0.0) -> tuple[int, list[str]]:
-    """Train in a process of its own, which kills itself before its file operation number ``operation``, or after ``seconds``; 0: never.
-
-    Its exit code, negative where it was killed, and its file operations.
-    """
+def forked(work: Callable[[Callable[[str], None]], int]) -> tuple[int, list[str]]:
+    """What ``work`` returns, in a process of its own, negative where it was killed; and the lines that it told."""
     told, tell = os.pipe()
     child = os.fork()
     if child:
         os.close(tell)
         with os.fdopen(told) as pipe:
-            operations = pipe.read().splitlines()
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), operations
-    me, done = os.getpid(), 0
-    inside = f"{out}"
+            lines = pipe.read().splitlines()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lines
 
-    def watch(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal done
-        if event not in WRITING or os.getpid() != me or not str(given[0]).startswith(inside):
-            return
-        if event == "open" and not (isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)):
-            return
-        done += 1
-        os.write(tell, f"{event} {Path(str(given[0])).relative_to(out)}\n".encode())
-        if done == operation:
-            os.kill(me, signal.SIGKILL)
+    def say(line: str) -> None:
+        os.write(tell, f"{line}\n".encode())
 
+    code = 1
     try:
+        code = work(say)
+    except BaseException as error:
+        say(f"{type(error).__name__}: {error}")
+    os._exit(code)
+
+
+def run(config: RunConfig, out: Path, operation: int = 0, seconds: float = 0.0) -> tuple[int, list[str]]:
+    """Train in a process of its own, which kills itself before its file operation number ``operation``, or after ``seconds``; 0: never.
+
+    Its exit code, negative where it was killed, and its file operations.
+    """
+
+    def work(tell: Callable[[str], None]) -> int:
+        me, done = os.getpid(), 0
+
+        def watch(event: str, given: tuple[Any, ...]) -> None:
+            nonlocal done
+            if event not in WRITING or os.getpid() != me or not str(given[0]).startswith(str(out)):
+                return
+            if event == "open" and not (isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)):
+                return
+            done += 1
+            tell(f"{event} {Path(str(given[0])).relative_to(out)}")
+            if done == operation:
+                os.kill(me, signal.SIGKILL)
+
         sys.addaudithook(watch)
         if seconds:
             signal.signal(signal.SIGALRM, lambda *_: os.kill(me, signal.SIGKILL))
             signal.setitimer(signal.ITIMER_REAL, seconds)
         train(config, out, resume=True, progress=False, say=lambda line: None)
-        os._exit(0)
-    except BaseException as error:
-        os.write(tell, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
+        return 0
+
+    return forked(work)
 
 
 def left(out: Path) -> dict[str, Any]:

@@ -11,16 +11,13 @@ broken twin went unnoticed, or what docs/decisions/parity.md says of the publish
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
 import json
 import math
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -31,12 +28,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import checkouts
 import numpy as np
 import torch
 import torch.nn.functional as F
+from checkouts import replace_layers, table
 from torch import Tensor, nn
 
-import unflip
 from unflip.engine.pool import ImagePool
 from unflip.losses.draws import Draws, gather
 from unflip.losses.nce import patch_nce
@@ -187,13 +185,6 @@ def nearest_up(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, BlurUp):
             layer.kernel = torch.outer(line, line).expand_as(layer.kernel).clone()
-
-
-def replace_layers(network: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, kind):
-                setattr(parent, name, make(child))
 
 
 def batch_statistics(network: nn.Module) -> None:
@@ -1002,25 +993,6 @@ def examine(code: str, path: Path) -> Findings:
     return found
 
 
-def in_own_process(code: str, path: Path) -> Findings:
-    """:func:`examine` in a process that sees no GPU and writes nothing into the checkout; what the published code prints is dropped."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "findings.json"
-        command = [sys.executable, "-B", str(Path(__file__).resolve()), "--examine", code, str(path.resolve()), str(file)]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(unflip.__file__).parents[1])}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{code} at {path}: the comparison did not finish\n{done.stderr}")
-        data = json.loads(file.read_text())
-    rows = [Row(**row) for row in data["rows"]]
-    return Findings(rows, [Fact(**fact) for fact in data["differences"]], [Fact(**fact) for fact in data["faults"]])
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 def markdown(found: Findings) -> str:
     """The tables of docs/decisions/parity.md."""
 
@@ -1051,31 +1023,26 @@ def markdown(found: Findings) -> str:
     )
 
 
+REPOSITORIES = {"CUT": "taesungp/contrastive-unpaired-translation", "SRUNIT": "SeanJia/SRUNIT"}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cut", type=Path, metavar="PATH", help="a checkout of taesungp/contrastive-unpaired-translation")
-    parser.add_argument("--srunit", type=Path, metavar="PATH", help="a checkout of SeanJia/SRUNIT")
+    parser = checkouts.parser(__doc__, REPOSITORIES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
-    parser.add_argument("--examine", nargs=3, metavar=("CODE", "PATH", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.examine:
         code, path, file = args.examine
         Path(file).write_text(json.dumps(asdict(examine(code, Path(path)))))
         return 0
 
-    checkouts = {"CUT": args.cut, "SRUNIT": args.srunit}
-    given = {code: path for code, path in checkouts.items() if path is not None}
-    if not given:
-        parser.error("give --cut, --srunit or both")
-    for code, path in given.items():
-        if not (path / "models" / "networks.py").is_file():
-            parser.error(f"{path} is no checkout of {code}: it has no models/networks.py")
+    given = checkouts.given(parser, args, REPOSITORIES)
     found = Findings()
     measure_instance_norm(found)
     for code, path in given.items():
-        part = in_own_process(code, path)
-        found = Findings(found.rows + part.rows, found.differences + part.differences, found.faults + part.faults)
+        part = checkouts.in_own_process(__file__, code, path)
+        found.rows += [Row(**row) for row in part["rows"]]
+        found.differences += [Fact(**fact) for fact in part["differences"]]
+        found.faults += [Fact(**fact) for fact in part["faults"]]
     text = markdown(found)
     print(text)
     if args.json:

@@ -204,6 +204,11 @@ def make_model(folder: Path, *, sides: int = 1, seed: int = 7, width: int = 4, *
     return folder
 
 
+def reader(x: Tensor) -> Callable[[int, int, int, int], Tensor]:
+    """What reads parts of the image ``x`` for tiles: from top, left, to bottom, right."""
+    return lambda top, left, bottom, right: x[..., top:bottom, left:right]
+
+
 def labels(n: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
     """Squares of classes, 0 to CLASSES - 1, and some ignored ones, -1: ``(n, size, size)`` int64."""
     classes = np.random.default_rng([seed, n, size]).integers(-1, CLASSES, (n, -(-size // 4), -(-size // 4)))

@@ -22,6 +22,7 @@ from torch import nn
 
 import unflip
 from helpers import rng, scale_weights
+from running import tree
 from unflip import modelfolder
 from unflip.cli.main import app
 from unflip.engine.record import Record
@@ -294,11 +295,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = scale_weights(config.build(3, 3, rng())).float()
     modelfolder.save(root / "model", modelfolder.ModelConfig(generator=config), nn.ModuleDict({"to_target": network}), None)
     return root
-
-
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every path below ``folder``, with its content."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def assert_refused(result: Any, *said: str) -> None:

@@ -20,9 +20,9 @@ from unflip import modelfolder
 from unflip.engine import checkpoint
 from unflip.errors import Interrupted, UserError
 from unflip.recipes.resume import CHANGEABLE
-from unflip.recipes.signals import EXIT_CODES
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, from_yaml, leaves
+from unflip.signals import EXIT_CODES
 
 
 def stopped(config: RunConfig, out: Path, seen: int = 5) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import unflip
-from helpers import images, noise, rng, same, scale_weights
+from helpers import images, noise, reader, rng, same, scale_weights
 from unflip import modelfolder
 from unflip.errors import UserError
 from unflip.inference import translator as translator_module
@@ -34,10 +33,6 @@ def scene(height: int, width: int) -> Tensor:
     x[..., width // 2 :] *= 0.3
     x[..., height // 2 :, :] += 0.4
     return x.clamp(-1, 1)
-
-
-def reader(x: Tensor) -> Callable[[int, int, int, int], Tensor]:
-    return lambda top, left, bottom, right: x[..., top:bottom, left:right]
 
 
 def assemble(x: Tensor, parts: Any) -> Tensor:

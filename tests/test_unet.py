@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import unflip
-from helpers import images, lively, noise, positive, reach, rng, same, scale_weights, untouched_global_rng
+from helpers import images, lively, noise, positive, reach, reader, rng, same, scale_weights, untouched_global_rng
 from unflip import modelfolder
 from unflip.inference.clip import fixed
 from unflip.inference.tiles import Tiles
@@ -107,10 +106,6 @@ def scene(height: int, width: int) -> Tensor:
     x[..., width // 2 :] *= 0.3
     x[..., height // 2 :, :] += 0.4
     return x.clamp(-1, 1)
-
-
-def reader(x: Tensor) -> Callable[[int, int, int, int], Tensor]:
-    return lambda top, left, bottom, right: x[..., top:bottom, left:right]
 
 
 @torch.no_grad()

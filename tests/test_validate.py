@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 from torch import Tensor
 
+import running
 import unflip
 from helpers import scale_weights, untouched_global_rng
 from running import at
@@ -215,7 +216,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def tree(out: Path) -> dict[str, bytes | None]:
     """Every path, with its content; of the log and the report, which tell how long all took, no more than that they are there."""
-    found = {str(path.relative_to(out)): path.read_bytes() if path.is_file() else None for path in out.rglob("*")}
+    found = running.tree(out)
     return found | dict.fromkeys({"log.jsonl", "report.html"} & found.keys())
 
 

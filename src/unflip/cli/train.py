@@ -44,6 +44,7 @@ def train(
 ) -> None:
     """Train a translation from source to target into a run folder."""
     from unflip.errors import UserError
+    from unflip.recipes.resume import holds_run
     from unflip.recipes.train import configure
     from unflip.recipes.train import train as run
 
@@ -65,7 +66,7 @@ def train(
         "val_target": val_target,
     }
     if resume and config is None:
-        if (out / "config.yaml").is_file():
+        if holds_run(out):
             config = out / "config.yaml"
         elif source is None:
             raise UserError(f"--out {out} holds no run to resume")

@@ -19,6 +19,7 @@ from unflip.data.store import Store
 from unflip.data.workers import outliving
 from unflip.errors import UserError
 from unflip.seeding import numpy_rng
+from unflip.signals import EXIT_CODES
 from unflip.types import Batch, Size
 
 
@@ -282,9 +283,8 @@ def _collate(items: list[tuple[int, Item, News] | str]) -> Batch | str:
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent needs its workers until it has saved."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _refuse_small(images: Images, size: Size) -> None:

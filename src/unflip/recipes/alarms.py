@@ -41,6 +41,8 @@ class Expected(NamedTuple):
 
     def alarms(self, lines: Sequence[Line]) -> list[str]:
         """What is wrong since as long as it takes to say so, and was not a line of the log before."""
+        if not lines or not self._wrong(lines[-1]):  # as a rule
+            return []
         now, before = self._lasting(lines), self._lasting(lines[:-1])
         return [text for name, text in now.items() if name not in before]
 

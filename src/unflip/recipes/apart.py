@@ -18,9 +18,9 @@ import unflip
 from unflip.devices import peak_memory
 from unflip.errors import Interrupted, UserError
 from unflip.files import write_json
-from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, validate
+from unflip.signals import EXIT_CODES, Stop
 
 MEMORY = "memory.json"
 """In a run's folder: the most memory that its training took."""

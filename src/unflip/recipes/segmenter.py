@@ -26,9 +26,9 @@ from unflip.files import undone_on_failure
 from unflip.networks.pretrained import PretrainedSegmenter, TransformersConfig, find_pretrained
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
 from unflip.progress import Bar
-from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.seeding import torch_rng
 from unflip.segmenterfolder import HeldOut, SegmenterModel, SegmenterModelConfig, save_segmenter
+from unflip.signals import EXIT_CODES, Stop
 from unflip.types import Size
 
 UNET = "unet"

@@ -29,11 +29,11 @@ from unflip.recipes.alarms import Expected
 from unflip.recipes.models import Models
 from unflip.recipes.prepare import Prepared, fixed_images, prepare
 from unflip.recipes.resume import go_back, holds_run
-from unflip.recipes.signals import EXIT_CODES, Stop
 from unflip.recipes.train_page import train_page
 from unflip.recipes.validate import check, rule
 from unflip.report.page import write as write_page
 from unflip.runs import DataConfig, RunConfig, collect, to_yaml, validate
+from unflip.signals import EXIT_CODES, Stop
 from unflip.types import Batch
 
 SAID = 3
