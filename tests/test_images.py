@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
@@ -279,9 +279,10 @@ def test_no_resize_is_guessed(text: str) -> None:
 
 @given(width=st.integers(1, 5000), height=st.integers(1, 5000), short=st.integers(1, 2000))
 def test_the_shorter_side_is_met_and_the_aspect_kept(width: int, height: int, short: int) -> None:
+    scale = short / min(width, height)
+    assume(width * height * scale**2 < 0.99 * limits.DEFAULT)  # a strip that short:N makes too large is refused, as another test holds
     new_width, new_height = parse_resize(f"short:{short}").size_for(width, height)
     assert min(new_width, new_height) == short
-    scale = short / min(width, height)
     assert abs(new_width - width * scale) <= 0.5 and abs(new_height - height * scale) <= 0.5
     assert parse_resize("none").size_for(width, height) == (width, height)
     assert parse_resize("7x9").size_for(width, height) == (7, 9)

@@ -1,0 +1,1 @@
+"""Models for other programs: ONNX files, and the Hugging Face hub."""
