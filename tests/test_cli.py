@@ -144,6 +144,7 @@ VERBS: dict[str, list[str]] = {
         "--features",
         "--device",
     ],
+    "serve": ["RUN...", "--host", "--port", "--token", "--device", "--max-mb", "--max-pixels", "--queue", "--rate"],
     "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
     "methods": ["[NAME]"],
     "import": ["FILE", "--out", "--backward", "--resize"],
@@ -157,6 +158,7 @@ REQUIRED = {
     ("evaluate", frozenset({"--translated", "--segmenter", "--out"})),
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("bench", frozenset()),
+    ("serve", frozenset({"RUN..."})),
     ("methods", frozenset()),
     ("import", frozenset({"FILE", "--out"})),
 }
