@@ -101,6 +101,8 @@ def create_app(
         """What can translate here."""
         return ModelList(models=[_model(name, sides) for name, sides in models.items()])
 
+    which = Query(next(iter(models)), description="A name of /api/models.", json_schema_extra={"enum": [*models]})
+
     @app.post(
         "/api/translate",
         response_class=Response,
@@ -109,7 +111,7 @@ def create_app(
     )
     async def translate_image(
         request: Request,
-        model: Annotated[str, Query(description="A name of /api/models.", json_schema_extra={"enum": [*models]})] = next(iter(models)),
+        model: str = which,
         direction: Annotated[Literal["forward", "backward"], Query(description="backward: target to source.")] = "forward",
         trust: Annotated[bool, Query(description="1: a ZIP of the translation, and of the map of where to trust it.")] = False,
     ) -> Response:

@@ -7,7 +7,7 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ class Limits:
 class Refused(UserError):
     """What is answered with that status; ``retry``: after how many seconds it may be asked again."""
 
-    def __init__(self, status: int, message: str, retry: float | None = None) -> None:
+    def __init__(self, status: int, message: str, retry: float | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = {} if retry is None else {"Retry-After": str(max(1, math.ceil(retry)))}
+        self.headers = dict(headers or {}) | ({} if retry is None else {"Retry-After": str(max(1, math.ceil(retry)))})
 
 
 class Gate:
@@ -105,9 +105,9 @@ class Rate:
         self.fine(client, cost)
 
     def fine(self, client: str, cost: float) -> None:
-        """Take ``cost`` out of the bucket, or all that it holds."""
+        """Take ``cost`` out of the bucket, even if it does not hold that much; then it is owed."""
         if self.full:
-            self.buckets[neighbors(client)] = (max(0.0, self._left(client) - cost), self.clock())
+            self.buckets[neighbors(client)] = (max(-self.full, self._left(client) - cost), self.clock())
             self.buckets.move_to_end(neighbors(client))
             if len(self.buckets) > CLIENTS:
                 self.buckets.popitem(last=False)

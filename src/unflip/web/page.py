@@ -31,6 +31,7 @@ CSS = """
 #facts { font-variant-numeric: tabular-nums; }
 #gallery, #gallery .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
 #gallery .grid-wrap { padding-top: 1.6rem; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)) !important; }
 footer { display: none !important; }
 """
 

@@ -20,14 +20,23 @@ from unflip.web.limits import Gate, Limits, Refused
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-OURS = re.compile(r"/(?:api/.*|healthz|login|docs|openapi\.json)")
-"""Answered by FastAPI, which says itself what is not there."""
+OURS = {
+    "/healthz": ("GET",),
+    "/api/models": ("GET",),
+    "/api/translate": ("POST",),
+    "/login": ("GET", "POST"),
+    "/docs": ("GET",),
+    "/openapi.json": ("GET",),
+}
+"""Answered by FastAPI. With other methods, they would be taken for Gradio's."""
 READ = re.compile(
-    r"/|/(?:assets|static)/[\w./-]+|/theme\.css|/favicon\.ico"
-    r"|/gradio_api/(?:startup-events|app_id|heartbeat/\w{1,40}|upload_progress)"
+    r"/|/(?:assets|static)/[\w./-]{1,200}|/theme\.css|/favicon\.ico"
+    r"|/gradio_api/(?:startup-events|app_id|upload_progress)"
 )
 RUN = re.compile(r"/gradio_api/run/\w{1,40}/?")
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+HEARTBEAT = "/gradio_api/heartbeat/"
+"""A connection for every page that is open, for as long as it is. It is answered that there is nothing, and browsers ask no more."""
 EVENT_BYTES = 2**18
 """Of what the page sends where something is clicked."""
 DEPTH = 12
@@ -48,13 +57,17 @@ class Rooms:
     async def entered(self, scope: Scope, receive: Receive) -> AsyncIterator[tuple[Scope, Receive]]:
         """The request as it is let through. Raises ``Refused``."""
         path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
-        if OURS.fullmatch(path):
+        if path in OURS:
+            if scope["method"] not in OURS[path]:
+                raise Refused(405, "not a method of this address", headers={"Allow": ", ".join(OURS[path])})
             yield scope, receive
             return
         scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in UNTRUSTED]}
         if reads and path.startswith(FILE):
             self._own(path.removeprefix(FILE))
             yield scope, receive
+        elif reads and path.startswith(HEARTBEAT):
+            raise Refused(204, "")
         elif reads and READ.fullmatch(path) and ".." not in path:
             yield scope, receive
         elif scope["method"] == "POST" and path == UPLOAD:

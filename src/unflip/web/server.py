@@ -13,6 +13,7 @@ from unflip.web.auth import is_here
 from unflip.web.logs import Lines, only_lines
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
 CONNECTIONS = 512
@@ -42,28 +43,34 @@ def address(host: str, port: int) -> str:
     return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
-def run(app: FastAPI, listening: socket.socket, log: Lines) -> None:
-    """Serve until Ctrl-C (``KeyboardInterrupt``) or SIGTERM (``Interrupted``); what is being translated then is given a few seconds."""
+def configured(app: FastAPI, listening: socket.socket) -> uvicorn.Server:
+    """The web server."""
     import uvicorn
 
     proxied = is_here(listening.getsockname()[0])  # nobody but a proxy on this machine is believed who it forwards for
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips="127.0.0.1,::1" if proxied else "",
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=5,
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=True,
+            forwarded_allow_ips="127.0.0.1,::1" if proxied else "",
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=5,
+        )
     )
+
+
+def run(app: FastAPI, listening: socket.socket, log: Lines) -> None:
+    """Serve until Ctrl-C (``KeyboardInterrupt``) or SIGTERM (``Interrupted``); what is being translated then is given a few seconds."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with only_lines(log):
-            uvicorn.Server(config).run(sockets=[listening])
+            configured(app, listening).run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, before)
         listening.close()

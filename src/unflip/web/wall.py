@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from unflip.web.auth import Keys, from_elsewhere, named
@@ -26,6 +27,8 @@ LOOKING = 0.02
 """What a GET costs of the rate, of which a translation costs 1: a page is a hundred small files."""
 WRONG_TOKEN = 1 / 20
 """Of what a client may send in a minute: it has twenty guesses, and then one every three seconds."""
+LINGER, LINGER_BYTES = 2.0, 2**25
+"""Seconds, and bytes, for which somebody is listened to who has been refused."""
 OPEN = ("/healthz", "/login")
 """Needs no token."""
 HEADERS = {
@@ -35,7 +38,7 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without any, browsers do not say of a form where it comes from
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -59,7 +62,7 @@ class Wall:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(scope, send)
+        answer = _Answer(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client = scope["client"][0] if scope.get("client") else "?"
         began = time.monotonic()
@@ -98,6 +101,8 @@ class Wall:
         if scope["path"] not in OPEN and not self.keys.opens(headers):
             if "authorization" in headers:
                 self.rate.fine(client, self.limits.rate * WRONG_TOKEN)
+            if scope["path"] == "/" and "text/html" in headers.get("accept", ""):
+                raise Refused(303, "a token is needed", headers={"Location": "/login"})
             raise Refused(401, "a token is needed: the header `Authorization: Bearer TOKEN`, or open /login in a browser")
 
 
@@ -131,8 +136,8 @@ def _limited(receive: Receive, headers: dict[str, str], limits: Limits, path: st
 class _Answer:
     """What goes out: with the headers that every answer has, and counted."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send, self.status, self.bytes = scope, send, 0, 0
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self._receive, self._send, self.status, self.bytes = scope, receive, send, 0, 0
         self.stopped: Refused | None = None
 
     def stopping(self, receive: Receive) -> Receive:
@@ -167,13 +172,28 @@ class _Answer:
         """Nothing more can be said where an answer has begun."""
         if self.status:
             return
+        body = json.dumps({"error": " ".join(str(error).split())}).encode() if error.status != 204 else b""
         more = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-        # what has not been read is not going to be
         headers = {"content-type": "application/json", "connection": "close", **more, **error.headers}
-        body = json.dumps({"error": " ".join(str(error).split())}).encode()
+        if body:
+            headers["content-length"] = str(len(body))
         start = {"type": "http.response.start", "status": error.status}
         await self._sent({**start, "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()]})
-        await self._sent({"type": "http.response.body", "body": body})
+        await self._sent({"type": "http.response.body", "body": body, "more_body": True})
+        if self.scope["method"] not in ("GET", "HEAD"):
+            await self._linger()
+        await self._sent({"type": "http.response.body", "body": b""})
+
+    async def _linger(self) -> None:
+        """Take what a client is still sending: many listen only when they have done so, and would find the connection broken."""
+        taken = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while taken < LINGER_BYTES:
+                    message = await self._receive()
+                    taken += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
 
 
 def _ours(name: bytes) -> bool:

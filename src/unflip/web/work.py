@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unflip.data.bands import Pixels
 from unflip.data.formats import ending
 from unflip.data.images import Array, Decoded, header, read
+from unflip.data.limits import TooLarge
 from unflip.data.save import name_for
 from unflip.data.tiff import SIGNATURES
 from unflip.errors import UserError
@@ -81,11 +82,11 @@ def translate(translator: Translator, data: bytes, limits: Limits, trust: bool, 
     """
     came = _ending(data)
     called = f"{name}{came}" if ending(name) == "" else name
-    found = header(called, io.BytesIO(data))
     try:
+        found = header(called, io.BytesIO(data))
         width, height = translator.resize.size_for(found.width, found.height)
-    except UserError as error:
-        raise Refused(413, f"{error}, {called}") from error
+    except TooLarge as error:
+        raise Refused(413, str(error)) from error
     most, values = max(found.width * found.height, width * height), 4 * limits.pixels
     if most > limits.pixels or most * max(found.kind.bands, translator.target.count) > values:
         raise Refused(413, f"too many pixels, {called} ({found.width}x{found.height}); the server takes {limits.pixels:,} of up to 4 bands")
