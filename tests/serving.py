@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -61,3 +65,14 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (40, 24), seed: int = 0) 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def started(model: Path, said: Path, *options: str, **environment: str) -> tuple[Any, str]:
+    """The command in a process of its own, when it has said where it is; its log goes to a file."""
+    sources = str(Path(__file__).parents[1] / "src")
+    env = {**os.environ, "PYTHONPATH": sources, "OMP_NUM_THREADS": "1", **environment}
+    words = [sys.executable, "-m", "unflip", "serve", str(model), "--port", "0", "--device", "cpu", *options]
+    with open(said, "w") as log:
+        process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()

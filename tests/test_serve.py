@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -39,7 +38,7 @@ schemathesis = pytest.importorskip("schemathesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from serving import TOKEN, Server, picture, serving  # noqa: E402
+from serving import TOKEN, Server, picture, serving, started  # noqa: E402
 from unflip.web.auth import NAMES, check_token, hosts  # noqa: E402
 from unflip.web.files import tidy  # noqa: E402
 from unflip.web.limits import CLIENTS, Gate, Limits, Rate, Refused  # noqa: E402
@@ -282,7 +281,8 @@ def test_too_many_pixels(locked: Server, models: dict[str, dict[str, Translator]
 def test_too_slow(locked: Server) -> None:
     port = int(locked.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as raw:
-        head = f"POST /api/translate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n1"
+        lines = "POST /api/translate HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}", "Content-Type: image/png", "Content-Length: 9"
+        head = "\r\n".join([*lines, "", "1"])
         raw.sendall(head.encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 408 ")
 
@@ -742,37 +742,29 @@ def test_which_hosts_need_a_token() -> None:
         check_token(host, TOKEN)
 
 
-def started(model: Path, *options: str, **environment: str) -> tuple[Any, str]:
-    """The command in a process of its own, when it has said where it is."""
-    sources = str(Path(__file__).parents[1] / "src")
-    env = {**os.environ, "PYTHONPATH": sources, "OMP_NUM_THREADS": "1", **environment}
-    words = [sys.executable, "-m", "unflip", "serve", str(model), "--port", "0", "--device", "cpu", *options]
-    process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
 @pytest.mark.parametrize(
     ("ask", "code", "last"), [(signal.SIGINT, 130, "interrupted"), pytest.param(signal.SIGTERM, 143, "stopped", marks=pytest.mark.slow)]
 )
 def test_it_starts_and_ends(model: Path, tmp_path: Path, ask: int, code: int, last: str) -> None:
-    process, url = started(model, UNFLIP_TOKEN=TOKEN, TMPDIR=str(tmp_path))
+    temporary, said = tmp_path / "temporary", tmp_path / "log"
+    temporary.mkdir()
+    process, url = started(model, said, UNFLIP_TOKEN=TOKEN, TMPDIR=str(temporary))
     try:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=30) as client:
             assert client.post("/api/translate", content=picture(), headers=PNG).status_code == 200
             assert client.post("/gradio_api/upload", files={"files": ("a.png", picture())}).status_code == 200
-            (folder,) = tmp_path.glob("unflip-serve-*")
+            (folder,) = temporary.glob("unflip-serve-*")
             assert folder.stat().st_mode & 0o077 == 0, "nobody else looks into it"
             assert [path for path in folder.rglob("*") if path.is_file()]
         process.send_signal(ask)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, _ = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == code and stdout == ""
-    *lines, end = stderr.splitlines()
-    assert end == last and [json.loads(line)["path"] for line in lines][:1] == ["/api/translate"] and TOKEN not in stderr
-    assert list(tmp_path.iterdir()) == [], "nothing is left"
+    *lines, end = said.read_text().splitlines()
+    assert end == last and [json.loads(line)["path"] for line in lines][:1] == ["/api/translate"] and TOKEN not in said.read_text()
+    assert list(temporary.iterdir()) == [], "nothing is left"
 
 
 # --- against its own description

@@ -40,7 +40,8 @@ def secured(token: str | None) -> dict[str, Any]:
 def translation(models: Models, token: str | None) -> dict[str, Any]:
     """What FastAPI cannot know of the body."""
     file = {"type": "object", "properties": {FIELD: BINARY["schema"]}, "required": [FIELD]}
-    content = {kind: BINARY for kind in TYPES.values()} | {FORM: {"schema": file}}
+    form = {"schema": file, "encoding": {FIELD: {"contentType": ", ".join(TYPES.values())}}}
+    content = {kind: BINARY for kind in TYPES.values()} | {FORM: form}
     extra = {"requestBody": {"required": True, "description": "The image, or a form with it.", "content": content}}
     return {"openapi_extra": extra | secured(token).get("openapi_extra", {})}
 

@@ -74,7 +74,7 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
         gradio.Markdown("# unflip\nImages of one domain as images of another, without changing what they show.")
         state, at = gradio.State([]), gradio.State(0)
         with gradio.Row():
-            with gradio.Column(scale=1, min_width=260):
+            with gradio.Column(scale=3, min_width=300):
                 model = gradio.Dropdown([*models], value=first, label="Model", interactive=len(models) > 1)
                 direction = gradio.Radio(
                     [("source to target", "forward"), ("target to source", "backward")],
@@ -84,7 +84,8 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
                 )
                 files = gradio.File(file_count="multiple", file_types=ENDINGS, label="Images", height=180, elem_id="drop")
                 problem = gradio.Markdown("", elem_id="problem")
-            with gradio.Column(scale=3, min_width=300):
+                gradio.Markdown("For programs: [the API](/docs)", elem_id="more")
+            with gradio.Column(scale=8, min_width=300):
                 slider = gradio.ImageSlider(
                     label="Source (left), translation (right)", interactive=False, buttons=["fullscreen"], visible=False, elem_id="slider"
                 )

@@ -24,10 +24,11 @@ SESSIONS = 500
 """Visitors whose results are remembered."""
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
 CSS = """
-.gradio-container { max-width: 78rem !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 78rem !important; margin: 0 auto !important; }
 .gradio-container h1 { font-size: 1.6rem; letter-spacing: -.015em; margin-bottom: .1rem; }
 #problem { color: #b3261e; }
 #problem:not(:has(p)) { display: none; }
+#more { font-size: .9em; }
 #facts { font-variant-numeric: tabular-nums; }
 #gallery, #gallery .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
 #gallery .grid-wrap { padding-top: 1.6rem; }
