@@ -304,7 +304,11 @@ class Slow:
 
 def test_a_full_queue_sends_away_and_nothing_is_lost(models: dict[str, dict[str, Translator]]) -> None:
     slow: Any = Slow(models["plain"]["forward"])
-    with serving({"slow": {"forward": slow}}, Limits(places=3, rate=0)) as server, ThreadPoolExecutor(3) as pool, server.client() as client:
+    with (
+        serving({"slow": {"forward": slow}}, Limits(places=3, rate=0, patience=0)) as server,
+        ThreadPoolExecutor(3) as pool,
+        server.client() as client,
+    ):
         try:
             waiting = [pool.submit(client.post, "/api/translate", content=picture(seed=i), headers=PNG) for i in range(3)]
             assert slow.began.wait(30)
@@ -313,8 +317,8 @@ def test_a_full_queue_sends_away_and_nothing_is_lost(models: dict[str, dict[str,
                 time.sleep(0.01)
             answer = client.post("/api/translate", content=picture(), headers=PNG)
             assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and "queue" in error(answer)
-            page = client.post("/gradio_api/run/predict", json=event(server, heavy=True))
-            assert page.status_code == 429 and int(page.headers["retry-after"]) >= 1, "the page's visitors stand in the same line"
+            page = client.post("/gradio_api/run/predict", json=event(server, heavy=True, data=[[], "slow", "forward", False, None]))
+            assert page.status_code == 200 and "all places in the queue are taken" in page.text, "its visitors stand in the same line"
         finally:
             slow.go.set()
         done = [each.result() for each in waiting]
@@ -373,7 +377,8 @@ def test_places_are_given_back() -> None:
             with pytest.raises(ZeroDivisionError):
                 async with gate.place():
                     with pytest.raises(Refused, match="queue"):
-                        gate.check()
+                        async with gate.place():
+                            pass
                     await gate.work(lambda: 1 // 0)
             assert gate.taken == 0
 
@@ -423,11 +428,12 @@ def test_a_browser_logs_in(locked: Server) -> None:
 
 def test_a_token_cannot_be_tried_for_long(models: dict[str, dict[str, Translator]]) -> None:
     with serving(models, Limits(rate=100), token=TOKEN) as server, server.client() as client:
-        tries = [client.get("/api/models", headers={"Authorization": f"Bearer {i}"}).status_code for i in range(30)]
+        one, other = {"X-Forwarded-For": "10.0.0.1"}, {"X-Forwarded-For": "10.0.0.2"}
+        tries = [client.get("/api/models", headers={"Authorization": f"Bearer {i}", **one}).status_code for i in range(24)]
         assert tries.count(401) <= 21 and tries[-1] == 429
-    with serving(models, Limits(rate=100), token=TOKEN) as server, server.client() as client:
-        tries = [client.post("/login", data={"token": str(i)}).status_code for i in range(30)]
+        tries = [client.post("/login", data={"token": str(i)}, headers=other).status_code for i in range(24)]
         assert tries.count(401) <= 21 and tries[-1] == 429
+        assert client.get("/api/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200, "others are not locked out"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "localhost.evil.example", "", "127.0.0.1.evil.example"])
@@ -546,6 +552,25 @@ def test_what_was_uploaded_is_no_page(client: Any) -> None:
     assert "script-src 'self';" in answer.headers["content-security-policy"]
 
 
+def test_gradio_remembers_nothing_of_a_stranger(server: Server, client: Any) -> None:
+    """No stream for a number that somebody makes up, and no number of an upload."""
+    for path in ("/gradio_api/heartbeat/abc", "/gradio_api/upload_progress?upload_id=abc"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+    assert client.post("/gradio_api/upload?upload_id=abc", files={"files": ("a.png", picture())}).status_code == 200
+
+
+def test_behind_a_proxy(locked: Server) -> None:
+    """It is believed who the visitor is, as it is on this machine; the page is told its address, and the cookie is kept to HTTPS."""
+    told = {"Host": "translate.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "10.1.2.3", "X-Forwarded-Host": "evil.example"}
+    with locked.client(headers=told) as client:
+        login = client.post("/login", data={"token": TOKEN}, headers={"Origin": "https://translate.example"})
+        assert login.status_code == 303 and login.headers["set-cookie"].endswith("; Secure")
+        page = client.get("/", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        assert '"root":"https://translate.example"' in page.replace(" ", "") and "evil.example" not in page
+    assert locked.lines()[-1]["client"] == "10.1.2.3"
+
+
 CLOSED = [
     "/config",
     "/info",
@@ -656,8 +681,12 @@ def test_files_are_tidied(tmp_path: Path) -> None:
         os.utime(path.parent, (now - 1000, now - 1000))
     tidy(tmp_path, Limits(folder=300, age=4500))
     assert sorted(path.name for path in tmp_path.iterdir() if (path / "a").exists()) == ["0", "1", "2"], "the newest that fit"
-    tidy(tmp_path, Limits(folder=1000, age=1500))
-    assert sorted(path.name for path in tmp_path.iterdir() if (path / "a").exists()) == ["0", "1"], "the others are too old"
+    tidy(tmp_path, Limits(files=5, folder=1000, age=4500))
+    assert sorted(path.name for path in tmp_path.iterdir() if (path / "a").exists()) == ["0", "1", "2"]
+    tidy(tmp_path, Limits(files=2, folder=1000, age=4500))
+    assert sorted(path.name for path in tmp_path.iterdir() if (path / "a").exists()) == ["0", "1"]
+    tidy(tmp_path, Limits(age=500))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a"], "what is too old goes anyway"
 
 
 # --- what it says

@@ -119,7 +119,7 @@ def test_a_visit(visit: Visit, server: Server) -> None:
     strip = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB"), dtype=int)[100:-100] for each in (before, after)]
     change = np.abs(strip[0] - strip[1]).mean((0, 2))
     left, right = change[int(len(change) * 0.28) : int(len(change) * 0.45)], change[int(len(change) * 0.55) : int(len(change) * 0.75)]
-    assert left.min() > 10 and right.max() < 1, "more of the translation is seen, and all else is as it was"
+    assert left.min() > 10 and right.max() < 5, "more of the translation is seen, and all else is as it was"
 
     name, taken = visit.download("file")
     assert (name, taken) == ("scene.png", made)
@@ -174,16 +174,26 @@ def test_what_cannot_be_shown_is_said(visit: Visit) -> None:
     assert not page.locator("#slider").is_visible() and not page.locator("#file").is_visible()
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_it_fits_its_window(browser: Any, server: Server, width: int) -> None:
-    visit = Visit(browser, server, width)
+def test_a_server_that_has_no_room_says_so(browser: Any, tmp_path: Path) -> None:
+    with serving(load_models([str(make_model(tmp_path / "run"))], "cpu"), Limits(bytes=40_000, places=0, patience=0)) as full:
+        visit = Visit(browser, full)
+        visit.drop(large_png=bytes(50_000))
+        playwright.expect(visit.page.get_by_text("exceed the maximum allowed size")).to_be_visible()
+        visit.page.reload()
+        visit.drop(a_png=picture())
+        playwright.expect(visit.page.get_by_text("all places in the queue are taken")).to_be_visible()
+        visit.context.close()
+
+
+def test_it_fits_its_window(visit: Visit) -> None:
+    page = visit.page
     visit.drop(a_png=picture(size=(96, 64)), b_png=picture(size=(20, 90)))
-    playwright.expect(visit.page.locator("#gallery button img")).to_have_count(2)
+    playwright.expect(page.locator("#gallery button img")).to_have_count(2)
     visit.pictures()
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    wide = visit.page.locator("#slider").bounding_box()["width"]
-    assert wide > (800 if width == 1280 else 330), "what one has come to see is large"
-    visit.context.close()
+    for width, least in ((1280, 800), (400, 330)):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("#slider").bounding_box()["width"] > least, "what one has come to see is large"
 
 
 def test_a_token_is_asked_for(browser: Any, server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ import unflip
 from unflip.errors import UserError
 from unflip.web import describe
 from unflip.web.auth import Keys
-from unflip.web.files import private_folder
+from unflip.web.files import keep_tidy, private_folder
 from unflip.web.forms import image_of
 from unflip.web.limits import Gate, Limits, Refused
 from unflip.web.logs import Lines
@@ -79,14 +80,17 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(keep_tidy(folder, limits, rooms.listed))
         async with stack:
             yield
+        tidying.cancel()
         gate.worker.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="unflip", version=unflip.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.description = "Unpaired image-to-image translation that keeps semantics."
-    rooms = Rooms(folder, limits, gate)
+    rooms = Rooms(folder, limits)
     app.add_middleware(Wall, limits=limits, keys=keys, names=names, rooms=rooms, log=log)  # type: ignore[arg-type]
+    app.add_exception_handler(Refused, _passed_on)
     app.add_exception_handler(UserError, _refusal)
     app.add_exception_handler(RequestValidationError, _refusal)
     app.add_exception_handler(HTTPException, _refusal)
@@ -170,6 +174,11 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": describe.STATUSES[status]} for status in statuses}
 
 
+async def _passed_on(request: Request, error: Exception) -> JSONResponse:
+    """The wall answers, which listens on to whoever is still sending."""
+    raise error
+
+
 async def _refusal(request: Request, error: Exception) -> JSONResponse:
     """What is wrong, in one line; of everything that is refused, in the same form."""
     status, headers = 422, getattr(error, "headers", None)
@@ -178,6 +187,4 @@ async def _refusal(request: Request, error: Exception) -> JSONResponse:
         text = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     elif isinstance(error, HTTPException):
         status, text = error.status_code, str(error.detail)
-    elif isinstance(error, Refused):
-        status = error.status
     return JSONResponse({"error": " ".join(text.split())}, status, headers)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 from unflip.web.limits import Limits
+
+EVERY = 300.0
+"""Seconds."""
 
 
 @contextmanager
@@ -30,14 +34,23 @@ def tidy(folder: Path, limits: Limits) -> None:
             if path.is_file():
                 about = path.stat()
                 found.append((about.st_mtime, about.st_size, path))
-    total, oldest = sum(size for _, size, _ in found), time.time() - limits.age
+    total, count, now = sum(size for _, size, _ in found), len(found), time.time()
     for when, size, path in sorted(found):
-        if when >= oldest and total <= limits.folder:
+        if when >= now - limits.age and total <= limits.folder and count <= limits.files:
             break
-        total -= size
+        total, count = total - size, count - 1
         with suppress(OSError):
             path.unlink()
     for path in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
         with suppress(OSError):  # not empty
-            if path.stat().st_mtime < time.time() - 60:  # else it may have been made for what is about to come
+            if path.stat().st_mtime < now - 60:  # else it may have been made for what is about to come
                 path.rmdir()
+
+
+async def keep_tidy(folder: Path, limits: Limits, listed: Sequence[set[str]]) -> None:
+    """Tidy up every few minutes, and have Gradio forget the files that are gone, which it has ``listed``."""
+    while True:
+        await asyncio.sleep(EVERY)
+        await asyncio.to_thread(tidy, folder, limits)
+        for names in listed:
+            names.difference_update([name for name in names if not Path(name).exists()])

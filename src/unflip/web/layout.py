@@ -22,19 +22,21 @@ ENDINGS = [*TYPES, ".jpeg", ".tiff"]
 EMPTY = "Drop one image or several. The translation appears beside its source."
 
 
-def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Lines) -> tuple[gradio.Blocks, list[int]]:
-    """The page, and the numbers of those of its events that translate."""
+def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Lines) -> gradio.Blocks:
+    """The page."""
     two_sided = [name for name, sides in models.items() if "backward" in sides]
     first = next(iter(models))
 
     async def translate(files: list[str] | None, model: str, direction: str, doubt: bool, before: Sequence[Shown]) -> list[Any]:
         shown: list[Shown] = []
         problems: list[str] = []
+        pack = None
         known = {each.of: each for each in before if Path(each.file).exists()}
         if files and len(files) > limits.drop:
             problems.append(f"{len(files)} images; these are the first {limits.drop}")
         translator = models[model].get(direction, models[model]["forward"])
         try:
+            await gate.wait(limits.patience)
             async with gate.place():
                 for file in (files or [])[: limits.drop]:
                     of = f"{file} {model} {direction}"
@@ -44,12 +46,12 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
                         shown.append(known[of])
                     except UserError as error:
                         problems.append(str(error))
+                pack = await gate.work(partial(packed, shown, folder)) if len(shown) > 1 else None
         except UserError as error:
             problems.append(str(error))
         except Exception as error:
             log.failure(error, path="page")
             problems.append("an error of the server's; its log says which")
-        pack = packed(shown, folder) if len(shown) > 1 else None
         gallery = gradio.update(value=[(each.small, each.name) for each in shown], visible=len(shown) > 1, selected_index=None)
         return [shown, gallery, _said(problems), gradio.update(value=pack, visible=pack is not None), *look(shown, doubt, 0)]
 
@@ -59,6 +61,8 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
             hidden = gradio.update(visible=False)
             return [0, gradio.update(value=None, visible=False), hidden, hidden, hidden, EMPTY if not shown else ""]
         one = shown[index]
+        if not Path(one.file).exists():
+            return [index, *[gradio.update(visible=False)] * 4, "The server has removed its files, as others came. Drop the images again."]
         pair = gradio.update(value=(one.source, one.doubted if doubt else one.translation), visible=True)
         button = gradio.update(visible=True)
         facts = f"{one.width} × {one.height} pixels, {one.seconds:.2f} s, mean trust {one.trust:.2f}"
@@ -70,7 +74,7 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
     def ways(model: str) -> Any:
         return gradio.update(visible=model in two_sided, value="forward")
 
-    with gradio.Blocks(title="unflip", analytics_enabled=False, delete_cache=(300, int(limits.age))) as blocks:
+    with gradio.Blocks(title="unflip", analytics_enabled=False) as blocks:
         gradio.Markdown("# unflip\nImages of one domain as images of another, without changing what they show.")
         state, at = gradio.State([]), gradio.State(0)
         with gradio.Row():
@@ -109,16 +113,14 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
         plain: dict[str, Any] = {"queue": False, "api_visibility": "private"}
         one = [at, slider, doubt, file, map_, facts]
         asked, made = [files, model, direction, doubt, state], [state, gallery, problem, pack, *one]
-        heavy = [
-            files.upload(translate, asked, made, **plain),
-            files.delete(translate, asked, made, **plain),
-            files.clear(translate, asked, made, **plain),
-            model.input(ways, model, direction, **plain).then(translate, asked, made, **plain),
-            direction.input(translate, asked, made, **plain),
-        ]
+        files.upload(translate, asked, made, **plain)
+        files.delete(translate, asked, made, **plain)
+        files.clear(translate, asked, made, **plain)
+        model.input(ways, model, direction, **plain).then(translate, asked, made, **plain)
+        direction.input(translate, asked, made, **plain)
         gallery.select(selected, [state, doubt], one, **plain)
         doubt.input(look, [state, doubt, at], one, show_progress="hidden", **plain)
-    return blocks, [each["id"] for each in heavy]
+    return blocks
 
 
 def _said(problems: Sequence[str]) -> str:

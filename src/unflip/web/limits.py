@@ -35,12 +35,16 @@ class Limits:
     """What a client may send in a minute; 0: as much as it wants."""
     seconds: float = 60.0
     """For sending one request."""
+    patience: float = 20.0
+    """For which the page waits where the queue is full, before it says so."""
     drop: int = 16
     """Images that are dropped on the page at once."""
     uploads: int = 4
     """That the page's visitors make at the same time."""
     folder: int = 2**30
     """Bytes that the page's files may take; the oldest go first."""
+    files: int = 10_000
+    """Likewise, in number."""
     age: float = 3600.0
     """Seconds after which they go anyway."""
 
@@ -62,15 +66,20 @@ class Gate:
         self.turn = asyncio.Lock()  # it is fair
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="unflip-translate")
 
-    def check(self) -> None:
-        """Raises ``Refused`` where there is no place."""
-        if self.taken >= self.places:
-            raise Refused(429, "all places in the queue are taken; try again later", retry=self.taken * self.seconds)
+    async def wait(self, seconds: float) -> None:
+        """Until there is a place, but no longer than that."""
+        until = time.monotonic() + seconds
+        while self.taken >= self.places and time.monotonic() < until:
+            await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """A place within the block, from before the image is received until its translation has been made."""
-        self.check()
+        """A place within the block, from before the image is received until its translation has been made.
+
+        Raises ``Refused`` where there is none.
+        """
+        if self.taken >= self.places:
+            raise Refused(429, "all places in the queue are taken; try again later", retry=self.taken * self.seconds)
         self.taken += 1
         try:
             yield

@@ -45,10 +45,10 @@ def mount(app: FastAPI, models: Models, limits: Limits, gate: Gate, rooms: Rooms
     from unflip.web.layout import laid_out
 
     theme = gradio.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONTS[0], font_mono=FONTS[1])
-    blocks, heavy = laid_out(models, limits, gate, rooms.folder, log)
+    blocks = laid_out(models, limits, gate, rooms.folder, log)
     blocks.state_session_capacity = SESSIONS
     rooms.events = frozenset(blocks.fns)
-    rooms.heavy = frozenset(heavy)
+    rooms.listed = blocks.temp_file_sets
     gradio.mount_gradio_app(
         app,
         blocks,

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from unflip.data.images import Array
+from unflip.errors import UserError
 from unflip.evaluation.pictures import doubted
 from unflip.inference.translator import Translator
+from unflip.web.files import tidy
 from unflip.web.limits import Limits
 from unflip.web.work import Made, source_view, translate
 
@@ -44,7 +46,10 @@ class Shown(NamedTuple):
 
 def kept(translator: Translator, path: Path, folder: Path, limits: Limits, of: str) -> Shown:
     """The translation of an image that was uploaded. Raises ``UserError``."""
+    tidy(folder, limits)
     began = time.monotonic()
+    if not path.exists():
+        raise UserError(f"the server has removed it, as others came, {path.name}; drop it again")
     data = path.read_bytes() if path.stat().st_size <= limits.bytes else b""
     made = translate(translator, data, limits, trust=True, name=path.name)
     seconds = time.monotonic() - began

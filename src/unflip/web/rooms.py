@@ -6,10 +6,11 @@ are plain requests: no queue of Gradio's, no event streams save the one that tel
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ OURS = {
 """Answered by FastAPI. With other methods, they would be taken for Gradio's."""
 READ = re.compile(
     r"/|/(?:assets|static)/[\w./-]{1,200}|/theme\.css|/favicon\.ico"
-    r"|/gradio_api/(?:startup-events|app_id|upload_progress)"
+    r"|/gradio_api/(?:startup-events|app_id)"
 )
 RUN = re.compile(r"/gradio_api/run/\w{1,40}/?")
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
-HEARTBEAT = "/gradio_api/heartbeat/"
-"""A connection for every page that is open, for as long as it is. It is answered that there is nothing, and browsers ask no more."""
+STREAMS = re.compile(r"/gradio_api/(?:heartbeat/\w{1,40}|upload_progress)")
+"""A connection for as long as a page is open, or an upload lasts. The answer is that there is nothing, and browsers ask no more."""
 EVENT_BYTES = 2**18
 """Of what the page sends where something is clicked."""
 DEPTH = 12
@@ -46,12 +47,12 @@ UNTRUSTED = {b"accept-encoding", b"x-forwarded-host", b"x-gradio-server", b"x-ip
 
 
 class Rooms:
-    """``folder``: all that the page's requests may read or write. ``events``: the page's, by number; ``heavy``: those that translate."""
+    """``folder``: all that the page's requests may read or write. ``events``: the page's, by number; ``listed``: files that Gradio knows."""
 
-    def __init__(self, folder: Path, limits: Limits, gate: Gate) -> None:
-        self.folder, self.limits, self.gate, self.uploads = folder, limits, gate, Gate(limits.uploads)
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self.folder, self.limits, self.uploads = folder, limits, Gate(limits.uploads)
         self.events: frozenset[int] = frozenset()
-        self.heavy: frozenset[int] = frozenset()
+        self.listed: Sequence[set[str]] = ()
 
     @asynccontextmanager
     async def entered(self, scope: Scope, receive: Receive) -> AsyncIterator[tuple[Scope, Receive]]:
@@ -66,14 +67,14 @@ class Rooms:
         if reads and path.startswith(FILE):
             self._own(path.removeprefix(FILE))
             yield scope, receive
-        elif reads and path.startswith(HEARTBEAT):
+        elif reads and STREAMS.fullmatch(path):
             raise Refused(204, "")
         elif reads and READ.fullmatch(path) and ".." not in path:
             yield scope, receive
         elif scope["method"] == "POST" and path == UPLOAD:
             async with self.uploads.place():
-                tidy(self.folder, self.limits)
-                yield scope, receive
+                await asyncio.to_thread(tidy, self.folder, self.limits)
+                yield {**scope, "query_string": b""}, receive  # of uploads that have a number there, Gradio remembers it for ever
         elif scope["method"] == "POST" and RUN.fullmatch(path):
             body = await self._event(receive)
             yield {**scope, "headers": [*_without_length(scope), (b"content-length", str(len(body)).encode())]}, _given(body, receive)
@@ -108,8 +109,6 @@ class Rooms:
         if not known or not isinstance(session, str) or not re.fullmatch(r"\w{1,40}", session) or not isinstance(event.get("data"), list):
             raise Refused(400, "not an event of the page")
         self._look(event, DEPTH)
-        if event["fn_index"] in self.heavy:
-            self.gate.check()
         return json.dumps(event).encode()
 
     def _look(self, value: object, depth: int) -> None:
