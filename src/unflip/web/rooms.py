@@ -47,7 +47,7 @@ UNTRUSTED = {b"accept-encoding", b"x-forwarded-host", b"x-gradio-server", b"x-ip
 
 
 class Rooms:
-    """``folder``: all that the page's requests may read or write. ``events``: the page's, by number; ``listed``: files that Gradio knows."""
+    """``folder``: all that the page's requests may read or write. ``events``: the page's; ``listed``: files that Gradio knows."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits, self.uploads = folder, limits, Gate(limits.uploads)
