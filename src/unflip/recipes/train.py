@@ -22,7 +22,7 @@ from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.files import alone, make_folder, undone_on_failure, write_bytes
-from unflip.inference.translator import Translator
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
 from unflip.recipes.alarms import Expected
@@ -129,7 +129,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         return None
 
     generators = dict(training.ema.network.items())  # type: ignore[operator]
-    translator = Translator(modelfolder.Model(models.description(), generators, out), device)
+    translator = TorchTranslator(modelfolder.Model(models.description(), generators, out))
     if validator is not None:
         validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
