@@ -19,7 +19,7 @@ from unflip.export.graph import OPSET, Graph, norms_of_onnx
 from unflip.files import disk_errors, make_folder, write_bytes
 from unflip.inference.onnx_backend import INPUT, KEY, OUTPUT, Described, OnnxTranslator
 from unflip.inference.torch_backend import TorchTranslator, from_folder
-from unflip.inference.translator import Direction
+from unflip.inference.translator import Direction, check_direction
 from unflip.networks import Multiscale
 
 MOST = 2 / 255
@@ -73,6 +73,7 @@ def export_onnx(
         raise UserError(f"--out {out} is a folder; name a file in it")
     if not Path(run).is_dir() and Path(run).exists():
         raise UserError(f"{run} is no folder; give a run folder or a model folder")
+    check_direction(direction)
     translator = from_folder(Path(run), "cpu", direction)
     translator.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     show(0, "tracing the network")

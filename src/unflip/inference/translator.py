@@ -181,14 +181,22 @@ class Translator(ABC):
         return (y if image.ndim == 4 else y[0]).to(image.device)
 
     def _tensors(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` of plain images."""
-        return self._one_by_one(x.float() if x.is_floating_point() else x).to(x.dtype)
+        """``(N, C, H, W)`` of plain images. Those in bytes, too, are resized as floats."""
+        if x.is_floating_point():
+            return self._one_by_one(x.float()).to(x.dtype)
+        return (self._one_by_one(x.float() / 255) * 255).round().to(x.dtype)
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         import torch
 
         made = [torch.from_numpy(np.array(self._array(each.permute(1, 2, 0).cpu().numpy()))) for each in x]  # some are read-only
         return torch.stack([each.permute(2, 0, 1) for each in made])
+
+
+def check_direction(direction: str) -> None:
+    """Raise ``UserError`` where that is none."""
+    if direction not in ("forward", "backward"):
+        raise UserError(f"unknown direction {direction!r}; use forward or backward")
 
 
 def enlarged(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -226,8 +234,7 @@ def load(
         raise UserError(f"not a tile, {tile!r}; use auto, none, or a side of at least {SMALLEST_TILE} pixels")
     if depth not in (None, *FULL):
         raise UserError(f"not a depth, {depth!r}; use {', '.join(FULL)}")
-    if direction not in ("forward", "backward"):
-        raise UserError(f"unknown direction {direction!r}; use forward or backward")
+    check_direction(direction)
     translator = _loaded(Path(path), device, direction, tile)
     if depth is not None and depth != translator.target.depth:
         translator.target, translator.depth = translator.target.of_depth(depth), depth

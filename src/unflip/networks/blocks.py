@@ -97,7 +97,10 @@ class InstanceNorm(nn.InstanceNorm2d):
         alone = len(x) == 1 and not torch.is_grad_enabled() and not x.is_contiguous()
         if alone and x.is_contiguous(memory_format=torch.channels_last):
             return F.batch_norm(x, None, None, training=True, eps=self.eps)
-        return super().forward(x)
+        y = super().forward(x)
+        if y.requires_grad and len(x) == 1 and y.device.type == "cpu":
+            y.register_hook(torch.Tensor.contiguous)  # with channels last in it, PyTorch's gradient with respect to a single image is wrong
+        return y
 
 
 class _Normalized(torch.autograd.Function):
