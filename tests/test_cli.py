@@ -65,6 +65,7 @@ VERBS: dict[str, list[str]] = {
         "--val-labels",
         "--segmenter",
         "--val-target",
+        "--track",
         "--config",
         "--set",
         "--resume",

@@ -26,7 +26,7 @@ from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import frechet
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
-from unflip.modelfolder import NUMBERS, shown
+from unflip.modelcard import NUMBERS, shown
 from unflip.progress import Bar
 from unflip.runs import RunConfig
 from unflip.segmenterfolder import load_segmenter
