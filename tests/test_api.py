@@ -61,7 +61,7 @@ PARAMETERS = {
     "audit": ["source", "target", "source_labels", "target_labels", "classes", "segmenter", "out", "device", "progress", "command"],
     "export_onnx": ["run", "out", "direction", "show"],
     "import_weights": ["path", "out", "backward", "resize"],
-    "load": ["path", "device", "direction", "tile", "statistics", "depth"],
+    "load": ["path", "device", "direction", "tile", "statistics", "depth", "revision"],
     "train": ["config", "out", "resume", "progress", "say"],
     "Translate": ["model", "p", "device"],
     "translate_folder": ["translator", "source", "out", "trust", "labels", "annotations", "column", "progress", "how"],

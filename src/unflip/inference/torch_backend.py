@@ -17,6 +17,7 @@ from unflip.data.bands import Pixels, Valid
 from unflip.data.transforms import holes, narrowed, to_image, to_network, widened
 from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
+from unflip.inference.hub import push
 from unflip.inference.tiles import SIDES, Box, Read, Tiles, side_for
 from unflip.inference.translator import Direction, Translator, enlarged
 from unflip.methods.passes import BACKWARD, FORWARD
@@ -149,6 +150,11 @@ class TorchTranslator(nn.Module, Translator):
         if self.device != before:
             self.quicken()
         return self
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Put the model into the repository ``name``, ``user/name``, on the hub. The ``options`` are those of
+        :func:`unflip.inference.hub.push`: private, revision, message, token, metrics. Gives the commit's address."""
+        return push(self.folder, name, **options)
 
     def pixels(self, pixels: Pixels, size: tuple[int, int], valid: Valid | None = None, nodata: float | None = None) -> Pixels:
         plain = self.source.plain and valid is None

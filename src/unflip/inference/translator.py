@@ -214,10 +214,12 @@ def load(
     tile: Tile = "auto",
     statistics: Statistics = "exact",
     depth: Depth | None = None,
+    revision: str | None = None,
 ) -> Translator:
-    """The translator of a run folder, a model folder, or an ONNX file that `unflip export` made.
+    """The translator of a run folder, a model folder, an ONNX file that `unflip export` made, or a model on the hub, ``user/name``.
 
-    That of a folder is an ``nn.Module``, too; for the ONNX file PyTorch is not even imported.
+    All but that of an ONNX file are an ``nn.Module``, too; for that file PyTorch is not even imported. ``revision``, of the hub: a branch,
+    a tag or a commit (docs/hub.md).
 
     ``tile``: the side of the tiles by which larger images are translated, in pixels, at least 64; "none": all are translated whole;
     "auto": tiles only where the memory asks for them. ``statistics`` of the norms where there are tiles: "exact", those of the whole image,
@@ -226,7 +228,8 @@ def load(
     "uint8", "uint16" or "float32"; None: that of the target's images.
 
     Raises:
-        UserError: nothing there, damaged, a direction that its method does not learn, or tiles of a multi-scale model or an ONNX file.
+        UserError: nothing there, damaged, a direction that its method does not learn, or tiles of a multi-scale model or an ONNX file;
+            the hub cannot be reached, or has no such model.
     """
     if statistics not in ("exact", "estimated", "frame"):
         raise UserError(f"not statistics, {statistics!r}; use exact, estimated or frame")
@@ -235,20 +238,26 @@ def load(
     if depth not in (None, *FULL):
         raise UserError(f"not a depth, {depth!r}; use {', '.join(FULL)}")
     check_direction(direction)
-    translator = _loaded(Path(path), device, direction, tile)
+    translator = _loaded(path, revision, device, direction, tile)
     if depth is not None and depth != translator.target.depth:
         translator.target, translator.depth = translator.target.of_depth(depth), depth
     translator.tile, translator.statistics = tile, statistics
     return translator
 
 
-def _loaded(path: Path, device: str, direction: Direction, tile: Tile) -> Translator:
+def _loaded(given: str | Path, revision: str | None, device: str, direction: Direction, tile: Tile) -> Translator:
+    path = Path(given)
     if path.is_file():
         from unflip.inference.onnx_backend import OnnxTranslator
 
         if tile not in ("auto", "none"):
             raise UserError(f"{path} translates whole images; leave out the tiles, or give the folder that it was made of")
         return OnnxTranslator(path, device, direction)
+    from unflip.inference.hub import downloaded, is_hub_id
     from unflip.inference.torch_backend import from_folder
 
+    if is_hub_id(given):
+        path = downloaded(given, revision)
+    elif revision is not None:
+        raise UserError(f"a revision, {revision}, is of a model on the hub, and {given} is none; leave it out")
     return from_folder(path, device, direction, tiled=tile not in ("auto", "none"))
