@@ -27,7 +27,7 @@ demo: $(CORE)
 	$(BIN)/unflip demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
