@@ -103,14 +103,21 @@ def published(width: int = 8) -> dict[str, torch.Tensor]:
 
 
 def said(command: str, folder: Path) -> str:
-    """A command and what it prints when it is not on a terminal, as a block of Markdown; its exit code, where that is not 0."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "2"}
+    """A command and what it leaves on a terminal, as a block of Markdown; its exit code, where that is not 0."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "unflip", *shlex.split(command)[1:]]
     done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{command}\n{done.stdout}")
     code = f"\n(exit code {done.returncode})" if done.returncode else ""
-    return f"```\n$ {folded(command)}\n{done.stdout.rstrip()}{code}\n```"
+    return f"```\n$ {folded(command)}\n{settled(done.stdout)}{code}\n```"
+
+
+def settled(text: str) -> str:
+    """``text`` with the last state of each progress bar only, as a terminal shows it in the end."""
+    lines = text.rstrip().splitlines()
+    bars = [match[1] if (match := re.match(r"([a-z ]+) \d+/\d+", line)) else None for line in lines]
+    return "\n".join(line for line, bar, following in zip(lines, bars, [*bars[1:], None], strict=True) if bar is None or bar != following)
 
 
 def folded(command: str) -> str:

@@ -128,7 +128,7 @@ def test_a_newcomers_path(tmp_path: Path) -> None:
     assert len(list((tmp_path / "dist").glob("*.tar.gz"))) == 1
     venv.create(tmp_path / "empty", with_pip=True)
     programs = tmp_path / "empty/bin"
-    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path), "OMP_NUM_THREADS": "2"}
+    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     done = subprocess.run([programs / "pip", "install", "--quiet", wheel], env={**environment, **settings}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
