@@ -116,7 +116,7 @@ def said(command: str, folder: Path) -> str:
 def settled(text: str) -> str:
     """``text`` with the last state of each progress bar only, as a terminal shows it in the end."""
     lines = text.rstrip().splitlines()
-    bars = [match[1] if (match := re.match(r"([a-z ]+) \d+/\d+", line)) else None for line in lines]
+    bars = [match[1] if (match := re.match(r"([a-z -]+) [\d,]+/[\d,]+", line)) else None for line in lines]
     return "\n".join(line for line, bar, following in zip(lines, bars, [*bars[1:], None], strict=True) if bar is None or bar != following)
 
 
