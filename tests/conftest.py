@@ -25,7 +25,7 @@ from unflip.runs import RunConfig
 
 SOURCES = Path(__file__).parents[1] / "src"
 
-# The same examples in every run: a test that fails by luck tells whoever sees it nothing. `--hypothesis-profile=default` looks for new ones.
+# The same examples in every run: a test that fails by luck says nothing of the change. `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 

@@ -65,6 +65,7 @@ VERBS: dict[str, list[str]] = {
         "--val-labels",
         "--segmenter",
         "--val-target",
+        "--track",
         "--config",
         "--set",
         "--resume",
@@ -145,6 +146,7 @@ VERBS: dict[str, list[str]] = {
         "--device",
     ],
     "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
+    "export": ["RUN", "--out", "--direction"],
     "methods": ["[NAME]"],
     "import": ["FILE", "--out", "--backward", "--resize"],
 }
@@ -157,6 +159,7 @@ REQUIRED = {
     ("evaluate", frozenset({"--translated", "--segmenter", "--out"})),
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("bench", frozenset()),
+    ("export", frozenset({"RUN", "--out"})),
     ("methods", frozenset()),
     ("import", frozenset({"FILE", "--out"})),
 }
