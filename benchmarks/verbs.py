@@ -1,6 +1,6 @@
 """Write the pages of docs/verbs anew: every verb's real output on small made streets, and its options as the command line has them.
 
-    python benchmarks/verbs.py [--only audit,bench]
+    python benchmarks/verbs.py [--only audit,bench] [--options]
 
 A page keeps what is written by hand; only what stands between its markers, <!-- NAME --> and <!-- end -->, is replaced. A new verb: its
 page with the markers of "output" and "options", and a line in VERBS.
@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     ),
     "train": (f"unflip train --source renders --target photos --size 64 --budget 200 --device cpu {SMALL} --out runs/first",),
     "translate": ("unflip translate runs/first renders --out translated --trust --device cpu",),
+    "export": ("unflip export runs/first --out model.onnx",),
     "segmenter": (
         "unflip segmenter --images photos --labels photo_labels --classes classes.json --budget 300 --size 96x64 --device cpu "
         "--out segmenter",
@@ -62,9 +63,13 @@ VERBS: dict[str, tuple[str, ...]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(VERBS), help="verbs, separated by commas; others that they need are run, too")
-    only = parser.parse_args().only.split(",")
+    parser.add_argument("--options", action="store_true", help="the tables of options only, which takes a second")
+    given = parser.parse_args()
+    only = given.only.split(",")
     for verb in only:
         write(PAGES / f"{verb}.md", "options", options(verb))
+    if given.options:
+        return
     with tempfile.TemporaryDirectory() as folder:
         for verb, text in outputs(Path(folder), only):
             write(PAGES / f"{verb}.md", "output", text)
@@ -73,7 +78,7 @@ def main() -> None:
 def outputs(folder: Path, only: list[str]) -> Iterator[tuple[str, str]]:
     """What ``only`` these verbs print, as Markdown, having made what they need in ``folder``."""
     make(folder)
-    needed = {"translate": {"train"}, "evaluate": {"train", "translate", "segmenter"}, "compare": {"segmenter"}}
+    needed = {"translate": {"train"}, "export": {"train"}, "evaluate": {"train", "translate", "segmenter"}, "compare": {"segmenter"}}
     wanted = set(only).union(*(needed.get(verb, set()) for verb in only))
     for verb in VERBS:
         if verb in wanted:
