@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from conftest import Result
-from running import Crash, at, crash, log, quietly, small
+from running import Crash, at, crash, log, quietly
 from running import events as happened
 from unflip.engine import trackers
 from unflip.engine.trackers import TRACKERS, Trackers, told, wanted
@@ -25,6 +25,7 @@ from unflip.recipes.train import train
 from unflip.runs import TRACKED, RunConfig, from_yaml
 
 Build = Callable[..., RunConfig]
+AUTO = "tensorboard=auto"
 PLAIN = ("tensorboard=false", "sample_every=1000", "checkpoint_every=2", "log_every=1")
 
 
@@ -103,13 +104,14 @@ def test_the_table_has_all_that_a_config_can_name() -> None:
 
 
 def test_tensorboard_is_there_by_default_where_it_is_installed(config: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert wanted(config()) == {"tensorboard": False}
-    assert wanted(config("cut", "trackers=mlflow")) == {"tensorboard": False, "mlflow": True}
-    assert wanted(config("cut", "trackers=[wandb,tensorboard]")) == {"tensorboard": True, "wandb": True}
+    assert RunConfig.model_fields["tensorboard"].default == "auto"
+    assert wanted(config("cut", AUTO)) == {"tensorboard": False}
+    assert wanted(config("cut", AUTO, "trackers=mlflow")) == {"tensorboard": False, "mlflow": True}
+    assert wanted(config("cut", AUTO, "trackers=[wandb,tensorboard]")) == {"tensorboard": True, "wandb": True}
     assert wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
     assert wanted(config("cut", "tensorboard=false")) == {}
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    assert wanted(config()) == {} and wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
+    assert wanted(config("cut", AUTO)) == {} and wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
 
 
 def test_the_config_of_an_earlier_run_still_says_what_it_said(config: Build, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_missing_one_says_what_to_install(name: str, config: Build, tmp_path: 
 
 
 def test_tensorboard_has_curves_pictures_settings_and_events(config: Build, tmp_path: Path) -> None:
-    settings = ("log_every=1", "sample_every=2", "checkpoint_every=2")
+    settings = (AUTO, "log_every=1", "sample_every=2", "checkpoint_every=2")
     with at(3, crash), pytest.raises(Crash):
         quietly(config("cut", *settings, budget=4), tmp_path / "run")
     time.sleep(1.1)  # event files are named by the second
@@ -159,7 +161,7 @@ def test_tensorboard_has_curves_pictures_settings_and_events(config: Build, tmp_
 
 
 def test_after_going_back_tensorboard_shows_only_the_way_that_was_taken(config: Build, tmp_path: Path) -> None:
-    run = Trackers(config(budget=9), tmp_path, 0, -1, resumed=False)
+    run = Trackers(config("cut", AUTO, budget=9), tmp_path, 0, -1, resumed=False)
     for seen, value in ((1, 1.0), (2, 2.0), (3, 3.0)):
         run.tell("log", {"nce": value}, seen)
     run.tell("rewind", 1)
@@ -352,7 +354,7 @@ def test_tensorboard_that_does_not_begin_ends_only_a_run_that_asked_for_it(
         raise TypeError("Descriptors cannot be created directly")
 
     monkeypatch.setitem(TRACKERS, "tensorboard", refuse)
-    out = quietly(config("cut", budget=1), tmp_path / "run")
+    out = quietly(config("cut", AUTO, budget=1), tmp_path / "run")
     assert "Descriptors" in happened(out)[0]["event"]
     with pytest.raises(UserError, match="Descriptors"):
         quietly(config("cut", "tensorboard=true", budget=1), tmp_path / "other")
@@ -360,7 +362,7 @@ def test_tensorboard_that_does_not_begin_ends_only_a_run_that_asked_for_it(
 
 def test_a_run_that_goes_back_tells_its_trackers(config: Build, noting: Callable[..., list[Noting]], tmp_path: Path) -> None:
     begun = noting()
-    run = Trackers(config("cut", *small("cut"), "tensorboard=false", "trackers=mlflow"), tmp_path, 0, -1, resumed=False)
+    run = Trackers(config("cut", "tensorboard=false", "trackers=mlflow"), tmp_path, 0, -1, resumed=False)
     run.tell("rewind", 4)
     run.close("failed")
     assert begun[0].noted == [("rewind", 4), ("close", "failed")]

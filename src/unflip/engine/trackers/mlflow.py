@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unflip.engine.trackers.tracker import PROJECT, Outcome, Run
+from unflip.engine.trackers.tracker import PROJECT, Outcome, Run, Tracker
 from unflip.errors import MissingExtra
 from unflip.runs import leaves
 
@@ -20,7 +20,7 @@ LONGEST = 500
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
-class Mlflow:
+class Mlflow(Tracker):
     """MLflow keeps every value that it was ever told. So a step that it has is not told again, after a resume or a step back."""
 
     def __init__(self, run: Run) -> None:

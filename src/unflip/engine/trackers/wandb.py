@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unflip.engine.trackers.tracker import PROJECT, Outcome, Run
+from unflip.engine.trackers.tracker import PROJECT, Outcome, Run, Tracker
 from unflip.errors import MissingExtra, UserError
 
 CODES = {"finished": 0, "stopped": 130, "failed": 1}
 """Exit codes, by which it tells how a run ended."""
 
 
-class Wandb:
+class Wandb(Tracker):
     """Steps of W&B only go up. So a step that it has is not told again, after a resume or a step back."""
 
     def __init__(self, run: Run) -> None:
