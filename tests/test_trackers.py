@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from unflip.engine import trackers
 from unflip.engine.trackers import TRACKERS, Trackers, told, wanted
 from unflip.engine.trackers.tracker import Run
 from unflip.errors import MissingExtra, UserError
+from unflip.losses import PatchNCE
 from unflip.recipes.train import train
 from unflip.runs import TRACKED, RunConfig, from_yaml
 
@@ -201,7 +203,7 @@ def test_mlflow_has_curves_pictures_settings_and_events_once(config: Build, tmp_
     assert curve("nce") == [(line["seen"], line["nce"]) for line in log(out)], "every step once, though the third was trained twice"
     assert run.data.params["generator.width"] == "4" and run.data.params["data.source"] == str(chosen.data.source)
     assert [each.path for each in client().list_artifacts(run.info.run_id, "samples")] == [f"samples/{n:09}.png" for n in (2, 4)]
-    assert run.data.tags["event.000000002"] == "resumed with keep 3 instead of 2"
+    assert [text for key, text in run.data.tags.items() if key.startswith("event.000000002.")] == ["resumed with keep 3 instead of 2"]
     assert json.loads((out / "trackers.json").read_text())["mlflow"]["run"] == run.info.run_id
 
 
@@ -265,11 +267,12 @@ def test_wandb_has_curves_and_pictures_once(config: Build, tmp_path: Path) -> No
     chosen = config("cut", *PLAIN, "sample_every=2", "trackers=wandb", budget=4)
     with at(3, crash), pytest.raises(Crash):
         quietly(chosen, tmp_path / "run")
-    out = quietly(chosen, tmp_path / "run", resume=True)
-    attempts = sorted((out / "wandb").glob("offline-run-*"))
+    out = quietly(chosen.model_copy(update={"keep": 3}), tmp_path / "run", resume=True)
+    attempts = sorted((out / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
     found = [row for attempt in attempts for row in rows(attempt)]
     assert [(step, values["nce"]) for step, values in found if "nce" in values] == [(line["seen"], line["nce"]) for line in log(out)]
     assert [step for step, values in found if any(name.startswith("samples") for name in values)] == [2, 4]
+    assert b"2 images: resumed with keep 3 instead of 2" in next(attempts[-1].glob("*.wandb")).read_bytes()
     id = json.loads((out / "trackers.json").read_text())["wandb"]["run"]
     assert {attempt.name.rpartition("-")[2] for attempt in attempts} == {id}, "which is one run to the server"
 
@@ -360,9 +363,14 @@ def test_tensorboard_that_does_not_begin_ends_only_a_run_that_asked_for_it(
         quietly(config("cut", "tensorboard=true", budget=1), tmp_path / "other")
 
 
-def test_a_run_that_goes_back_tells_its_trackers(config: Build, noting: Callable[..., list[Noting]], tmp_path: Path) -> None:
-    begun = noting()
-    run = Trackers(config("cut", "tensorboard=false", "trackers=mlflow"), tmp_path, 0, -1, resumed=False)
-    run.tell("rewind", 4)
-    run.close("failed")
-    assert begun[0].noted == [("rewind", 4), ("close", "failed")]
+def test_a_run_that_goes_back_has_every_step_once(config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, made = PatchNCE.__call__, iter(range(1, 99))
+    monkeypatch.setattr(PatchNCE, "__call__", lambda term, *given: compute(term, *given) * (math.nan if next(made) == 5 else 1))
+    settings = (AUTO, "sample_every=1000", "log_every=1", "checkpoint_every=3", "faults.policy=back", "optimizer.constant=0.9")
+    out = quietly(config("fastcut", *settings, "trackers=mlflow", budget=8), tmp_path / "run")
+    board, rates = Board(out / "tensorboard"), [(line["seen"], line["lr"]) for line in log(out)]
+    assert [rate for _, rate in rates] == pytest.approx([2e-4] * 3 + [1e-4] * 5), "it went back to 3"
+    assert [step for step, _ in board.texts("events")] == [3, 3]
+    assert board.scalars("lr") == [(seen, pytest.approx(rate)) for seen, rate in rates], "the way that was taken"
+    assert curve("lr") == [(4, 2e-4) if seen == 4 else (seen, rate) for seen, rate in rates], "and what was told first"
+    assert len([key for key in the_run().data.tags if key.startswith("event.000000003.")]) == 2

@@ -94,7 +94,7 @@ class Mlflow(Tracker):
         self.client.log_artifact(self.id, str(path), name)
 
     def event(self, what: str, seen: int) -> None:
-        self.client.set_tag(self.id, f"event.{seen:09d}", what[:LONGEST])
+        self.client.set_tag(self.id, f"event.{seen:09d}.{time.time_ns()}", what[:LONGEST])  # there can be several
 
     def rewind(self, seen: int) -> None:
         self.told = self.told or {}
