@@ -228,7 +228,7 @@ def point(patch: pytest.MonkeyPatch, address: str, cache: object, token: str | N
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     patch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
     patch.setattr(constants, "HF_STORED_TOKENS_PATH", "/nowhere")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -164,7 +164,7 @@ REQUIRED = {
     ("import", frozenset({"FILE", "--out"})),
 }
 FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--version"}
-REPEATED = {"--set", "--run", "--require"}
+REPEATED = {"--set", "--run", "--require", "--track"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]
 CALL = "train --source source --target target --out out --method fastcut --size 32 --budget 4 --device cpu " + " ".join(

@@ -18,8 +18,10 @@ import unflip
 from helpers import make_model
 from hub_server import Hub, point, serving
 from unflip import modelfolder
+from unflip.data.places import Place
 from unflip.errors import MissingExtra, UserError
 from unflip.inference.hub import downloaded, is_hub_id, push
+from unflip.inference.manifest import Manifest
 from unflip.modelcard import card
 
 PROVENANCE = {
@@ -80,7 +82,7 @@ def figure(value: float | None) -> dict[str, Any]:
 
 def metrics(folder: Path, model: Path | None, **more: Any) -> Path:
     """The metrics.json of an evaluation of ``model``'s translations."""
-    by = None if model is None else {"model": f"{modelfolder.read_config(model).files['model.safetensors']}:forward"}
+    by = None if model is None else Manifest(Place(str(folder)), unflip.load(model, device="cpu")).by
     names = ("mean_iou", "pixel_accuracy", "flip_rate")
     found = {"format": 1, "images": 30, **{name: figure(0.25) for name in names}, "excess_flip_rate": None, "warnings": ["few images"]}
     found |= {"realism": {"features": "CLIP", "target_images": 99, "kid": figure(0.125)}, "segmenter": {"path": "/home/x/judge"}}
@@ -96,6 +98,9 @@ def test_what_is_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/first").mkdir(parents=True)
     assert is_hub_id("user/name") and is_hub_id("user/name@v1.0") and is_hub_id("hub:runs/first") and is_hub_id(Path("user/name"))
+    refused(
+        lambda: modelfolder.find(Path("runs/frist")), "runs/frist does not exist; give a run folder or a model folder", "hub:runs/frist"
+    )
     for text in ("runs/first", "runs/frist", "name", "a/b/c", "/user/name", "./user/name", "../name", "user/", "user name/x", "~/x"):
         assert not is_hub_id(text), text
 

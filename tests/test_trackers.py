@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -15,16 +16,18 @@ import pytest
 from PIL import Image
 
 from conftest import Result
-from running import Crash, at, crash, log, quietly, small
+from running import Crash, at, crash, log, quietly
 from running import events as happened
 from unflip.engine import trackers
 from unflip.engine.trackers import TRACKERS, Trackers, told, wanted
 from unflip.engine.trackers.tracker import Run
 from unflip.errors import MissingExtra, UserError
+from unflip.losses import PatchNCE
 from unflip.recipes.train import train
 from unflip.runs import TRACKED, RunConfig, from_yaml
 
 Build = Callable[..., RunConfig]
+AUTO = "tensorboard=auto"
 PLAIN = ("tensorboard=false", "sample_every=1000", "checkpoint_every=2", "log_every=1")
 
 
@@ -103,13 +106,14 @@ def test_the_table_has_all_that_a_config_can_name() -> None:
 
 
 def test_tensorboard_is_there_by_default_where_it_is_installed(config: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert wanted(config()) == {"tensorboard": False}
-    assert wanted(config("cut", "trackers=mlflow")) == {"tensorboard": False, "mlflow": True}
-    assert wanted(config("cut", "trackers=[wandb,tensorboard]")) == {"tensorboard": True, "wandb": True}
+    assert RunConfig.model_fields["tensorboard"].default == "auto"
+    assert wanted(config("cut", AUTO)) == {"tensorboard": False}
+    assert wanted(config("cut", AUTO, "trackers=mlflow")) == {"tensorboard": False, "mlflow": True}
+    assert wanted(config("cut", AUTO, "trackers=[wandb,tensorboard]")) == {"tensorboard": True, "wandb": True}
     assert wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
     assert wanted(config("cut", "tensorboard=false")) == {}
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    assert wanted(config()) == {} and wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
+    assert wanted(config("cut", AUTO)) == {} and wanted(config("cut", "tensorboard=true")) == {"tensorboard": True}
 
 
 def test_the_config_of_an_earlier_run_still_says_what_it_said(config: Build, tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_a_missing_one_says_what_to_install(name: str, config: Build, tmp_path: 
 
 
 def test_tensorboard_has_curves_pictures_settings_and_events(config: Build, tmp_path: Path) -> None:
-    settings = ("log_every=1", "sample_every=2", "checkpoint_every=2")
+    settings = (AUTO, "log_every=1", "sample_every=2", "checkpoint_every=2")
     with at(3, crash), pytest.raises(Crash):
         quietly(config("cut", *settings, budget=4), tmp_path / "run")
     time.sleep(1.1)  # event files are named by the second
@@ -159,7 +163,7 @@ def test_tensorboard_has_curves_pictures_settings_and_events(config: Build, tmp_
 
 
 def test_after_going_back_tensorboard_shows_only_the_way_that_was_taken(config: Build, tmp_path: Path) -> None:
-    run = Trackers(config(budget=9), tmp_path, 0, -1, resumed=False)
+    run = Trackers(config("cut", AUTO, budget=9), tmp_path, 0, -1, resumed=False)
     for seen, value in ((1, 1.0), (2, 2.0), (3, 3.0)):
         run.tell("log", {"nce": value}, seen)
     run.tell("rewind", 1)
@@ -199,7 +203,7 @@ def test_mlflow_has_curves_pictures_settings_and_events_once(config: Build, tmp_
     assert curve("nce") == [(line["seen"], line["nce"]) for line in log(out)], "every step once, though the third was trained twice"
     assert run.data.params["generator.width"] == "4" and run.data.params["data.source"] == str(chosen.data.source)
     assert [each.path for each in client().list_artifacts(run.info.run_id, "samples")] == [f"samples/{n:09}.png" for n in (2, 4)]
-    assert run.data.tags["event.000000002"] == "resumed with keep 3 instead of 2"
+    assert [text for key, text in run.data.tags.items() if key.startswith("event.000000002.")] == ["resumed with keep 3 instead of 2"]
     assert json.loads((out / "trackers.json").read_text())["mlflow"]["run"] == run.info.run_id
 
 
@@ -263,11 +267,12 @@ def test_wandb_has_curves_and_pictures_once(config: Build, tmp_path: Path) -> No
     chosen = config("cut", *PLAIN, "sample_every=2", "trackers=wandb", budget=4)
     with at(3, crash), pytest.raises(Crash):
         quietly(chosen, tmp_path / "run")
-    out = quietly(chosen, tmp_path / "run", resume=True)
-    attempts = sorted((out / "wandb").glob("offline-run-*"))
+    out = quietly(chosen.model_copy(update={"keep": 3}), tmp_path / "run", resume=True)
+    attempts = sorted((out / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
     found = [row for attempt in attempts for row in rows(attempt)]
     assert [(step, values["nce"]) for step, values in found if "nce" in values] == [(line["seen"], line["nce"]) for line in log(out)]
     assert [step for step, values in found if any(name.startswith("samples") for name in values)] == [2, 4]
+    assert b"2 images: resumed with keep 3 instead of 2" in next(attempts[-1].glob("*.wandb")).read_bytes()
     id = json.loads((out / "trackers.json").read_text())["wandb"]["run"]
     assert {attempt.name.rpartition("-")[2] for attempt in attempts} == {id}, "which is one run to the server"
 
@@ -352,15 +357,20 @@ def test_tensorboard_that_does_not_begin_ends_only_a_run_that_asked_for_it(
         raise TypeError("Descriptors cannot be created directly")
 
     monkeypatch.setitem(TRACKERS, "tensorboard", refuse)
-    out = quietly(config("cut", budget=1), tmp_path / "run")
+    out = quietly(config("cut", AUTO, budget=1), tmp_path / "run")
     assert "Descriptors" in happened(out)[0]["event"]
     with pytest.raises(UserError, match="Descriptors"):
         quietly(config("cut", "tensorboard=true", budget=1), tmp_path / "other")
 
 
-def test_a_run_that_goes_back_tells_its_trackers(config: Build, noting: Callable[..., list[Noting]], tmp_path: Path) -> None:
-    begun = noting()
-    run = Trackers(config("cut", *small("cut"), "tensorboard=false", "trackers=mlflow"), tmp_path, 0, -1, resumed=False)
-    run.tell("rewind", 4)
-    run.close("failed")
-    assert begun[0].noted == [("rewind", 4), ("close", "failed")]
+def test_a_run_that_goes_back_has_every_step_once(config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, made = PatchNCE.__call__, iter(range(1, 99))
+    monkeypatch.setattr(PatchNCE, "__call__", lambda term, *given: compute(term, *given) * (math.nan if next(made) == 5 else 1))
+    settings = (AUTO, "sample_every=1000", "log_every=1", "checkpoint_every=3", "faults.policy=back", "optimizer.constant=0.9")
+    out = quietly(config("fastcut", *settings, "trackers=mlflow", budget=8), tmp_path / "run")
+    board, rates = Board(out / "tensorboard"), [(line["seen"], line["lr"]) for line in log(out)]
+    assert [rate for _, rate in rates] == pytest.approx([2e-4] * 3 + [1e-4] * 5), "it went back to 3"
+    assert [step for step, _ in board.texts("events")] == [3, 3]
+    assert board.scalars("lr") == [(seen, pytest.approx(rate)) for seen, rate in rates], "the way that was taken"
+    assert curve("lr") == [(4, 2e-4) if seen == 4 else (seen, rate) for seen, rate in rates], "and what was told first"
+    assert len([key for key in the_run().data.tags if key.startswith("event.000000003.")]) == 2

@@ -30,7 +30,7 @@ TAGS = ("image-to-image", "unpaired-image-translation", "domain-adaptation")
 TASK = {"type": "image-to-image", "name": "Image-to-image translation"}
 
 
-class Described(Protocol):
+class _Described(Protocol):
     """What a card is made of: a :class:`unflip.modelfolder.ModelConfig`."""
 
     @property
@@ -47,7 +47,7 @@ class Described(Protocol):
     def provenance(self) -> Mapping[str, Any]: ...
 
 
-def card(config: Described, name: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
+def card(config: _Described, name: str | None = None, metrics: Mapping[str, Any] | None = None) -> str:
     """The card of a model, which on the hub is called ``name``; ``metrics``: what an evaluation of it found, as metrics.json has it."""
     where = name or "PATH/OF/THIS/FOLDER"
     title = name.rpartition("/")[2] if name else " ".join(["unflip", str(config.provenance.get("method", "imported"))])
@@ -84,7 +84,7 @@ it is no evidence of anything.
 """
 
 
-def _made(config: Described) -> str:
+def _made(config: _Described) -> str:
     facts = {key: value for key, value in config.provenance.items() if key != "validation"}
     facts |= {"directions": ", ".join(SIDES[config.sides]), "source": config.source, "target": config.target, "resize": config.resize}
     texts = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.items()}

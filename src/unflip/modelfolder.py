@@ -19,6 +19,7 @@ from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
 from unflip.modelcard import card
 from unflip.networks import GENERATORS, IMPORTED, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
+from unflip.networks.hub import HUB, HubName
 from unflip.networks.multiscale import build
 from unflip.tensors import check_fit, load_exactly, read_tensors, write_tensors
 
@@ -112,7 +113,8 @@ def find(path: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a run folder or a model folder")
+        on_hub = f", or, of a model on the hub, {HUB}{path}" if HubName.parse(str(path)) else ""
+        raise UserError(f"{path} does not exist; give a run folder or a model folder{on_hub}")
     raise UserError(f"{path} holds no model (no config.json and no model/config.json); is the run still before its first checkpoint?")
 
 

@@ -105,7 +105,7 @@ def push(
             raise UserError(f"{folder / file} is missing or damaged: its SHA-256 is not the recorded one; nothing was sent")
     texts = {
         "config.json": json.dumps(_anonymous(config).model_dump(mode="json"), indent=2) + "\n",
-        "README.md": _card(config, on_hub.repository, metrics and Path(metrics)),
+        "README.md": _card(config, on_hub.repository, None if metrics is None else Path(metrics)),
     }
     with _hub_errors(on_hub.repository, revision, ""):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi

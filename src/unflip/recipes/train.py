@@ -81,6 +81,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
     Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html; images.json.gz lists the images that it draws from,
     set_aside.jsonl those that cannot be used, and events.jsonl what a user should know of how it went, such as steps that were left out.
+    Trackers are told as it goes (``tensorboard``, ``trackers``); trackers.json is what they call the run.
     A run that validates writes validation.jsonl as well, and takes for model/ the checkpoint that is chosen by the rule of
     :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those that can still be chosen in validated/.
 

@@ -53,7 +53,7 @@ class Trackers:
                 tracker = each.tracker()
             except UserError as error:
                 if asked and not resumed:
-                    self.all = [each for each, _ in begun.values()]
+                    self.all = [each for each, _ in begun.values() if each.begun.done()]
                     self.close("failed")
                     raise
                 self.said.append(f"not tracked by {name}: {error}")

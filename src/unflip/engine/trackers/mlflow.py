@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unflip.engine.trackers.tracker import PROJECT, Outcome, Run
+from unflip.engine.trackers.tracker import PROJECT, Outcome, Run, Tracker
 from unflip.errors import MissingExtra
 from unflip.runs import leaves
 
@@ -20,7 +20,7 @@ LONGEST = 500
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
-class Mlflow:
+class Mlflow(Tracker):
     """MLflow keeps every value that it was ever told. So a step that it has is not told again, after a resume or a step back."""
 
     def __init__(self, run: Run) -> None:
@@ -94,7 +94,7 @@ class Mlflow:
         self.client.log_artifact(self.id, str(path), name)
 
     def event(self, what: str, seen: int) -> None:
-        self.client.set_tag(self.id, f"event.{seen:09d}", what[:LONGEST])
+        self.client.set_tag(self.id, f"event.{seen:09d}.{time.time_ns()}", what[:LONGEST])  # there can be several
 
     def rewind(self, seen: int) -> None:
         self.told = self.told or {}

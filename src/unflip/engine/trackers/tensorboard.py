@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 
 from unflip.data.limits import pillow
-from unflip.engine.trackers.tracker import Outcome, Run
+from unflip.engine.trackers.tracker import Outcome, Run, Tracker
 from unflip.errors import MissingExtra
 from unflip.runs import leaves
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """After a resume, readers drop what earlier files say of later steps."""
 
     kept: Mapping[str, str] = {}

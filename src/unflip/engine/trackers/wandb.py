@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unflip.engine.trackers.tracker import PROJECT, Outcome, Run
+from unflip.engine.trackers.tracker import PROJECT, Outcome, Run, Tracker
 from unflip.errors import MissingExtra, UserError
 
 CODES = {"finished": 0, "stopped": 130, "failed": 1}
 """Exit codes, by which it tells how a run ended."""
 
 
-class Wandb:
+class Wandb(Tracker):
     """Steps of W&B only go up. So a step that it has is not told again, after a resume or a step back."""
 
     def __init__(self, run: Run) -> None:
@@ -40,7 +41,8 @@ class Wandb:
         )
         self.run.config.update(dict(run.config), allow_val_change=True)
         self.kept: Mapping[str, str] = {"run": id}
-        self.where = f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else str(self.run.url)
+        self.where = f"wandb sync {shlex.quote(str(Path(self.run.dir).parent))}" if self.run.offline else str(self.run.url)
+        self.events = str(self.run.summary.get("events") or "").splitlines()
         self.told = self.last = max(self.run.step - 1, run.told if run.kept else -1)
 
     def log(self, numbers: Mapping[str, float], seen: int) -> None:
@@ -50,7 +52,8 @@ class Wandb:
         self._log({name: self.picture(str(path))}, seen)
 
     def event(self, what: str, seen: int) -> None:
-        self._log({"event": what}, seen)
+        self.events.append(f"{seen:,} images: {what}")
+        self.run.summary["events"] = "\n".join(self.events)  # no curve: it can be of a step before the last
 
     def _log(self, values: dict[str, Any], seen: int) -> None:
         if seen > self.told:
