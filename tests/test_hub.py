@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
+from PIL import Image
 
 import unflip
 from helpers import make_model
@@ -122,6 +123,20 @@ def test_a_model_that_is_pushed_translates_as_before(hub: Hub, made: Path, tmp_p
     sent = modelfolder.read_config(folder)
     assert sent.provenance["validation"]["segmenter"] == "judge"
     assert sent.files == modelfolder.read_config(made).files and sent.generator == modelfolder.read_config(made).generator
+
+
+def test_translators_are_pushed_and_loaded_by_name(hub: Hub, made: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """From Python, and wherever a command takes a run."""
+    translator: Any = unflip.load(made, device="cpu")
+    assert translator.push_to_hub("user/streets", revision="v1", message="A").startswith(f"{hub.address}/user/streets/commit/")
+    image = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    for given in ({"path": "user/streets", "revision": "v1"}, {"path": "user/streets@v1"}):
+        assert np.array_equal(unflip.load(**given, device="cpu")(image), translator(image))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    done = cli("translate", "user/streets@v1", "a.png", "--out", "out", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), translator(image))
+    refused(lambda: unflip.load(made, revision="v1"), f"a revision, v1, is of a model on the hub, and {made} is none; leave it out")
 
 
 def test_an_unchanged_download_is_not_repeated(hub: Hub, made: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a model folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or model folder, or a model on the hub.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
     direction: Annotated[
         str, typer.Option(metavar="forward|backward", help="backward: target to source, for methods that learn both.")

@@ -17,6 +17,7 @@ import torch
 from unflip.errors import MissingExtra, UserError
 from unflip.export.graph import OPSET, Graph, norms_of_onnx
 from unflip.files import disk_errors, make_folder, write_bytes
+from unflip.inference.hub import local_folder
 from unflip.inference.onnx_backend import INPUT, KEY, OUTPUT, Described, OnnxTranslator
 from unflip.inference.torch_backend import TorchTranslator, from_folder
 from unflip.inference.translator import Direction, check_direction
@@ -74,7 +75,7 @@ def export_onnx(
     if not Path(run).is_dir() and Path(run).exists():
         raise UserError(f"{run} is no folder; give a run folder or a model folder")
     check_direction(direction)
-    translator = from_folder(Path(run), "cpu", direction)
+    translator = from_folder(local_folder(run), "cpu", direction)
     translator.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     show(0, "tracing the network")
     content = traced(translator)

@@ -77,6 +77,16 @@ def downloaded(
             return Path(snapshot_download(repository, revision=folder.name, token=token, etag_timeout=PATIENCE, allow_patterns=names))
 
 
+def local_folder(given: str | Path, revision: str | None = None) -> Path:
+    """Where the model is that ``given`` names: that path, or what is downloaded from the hub. Raises ``UserError`` as :func:`downloaded`,
+    and where a path is given a revision."""
+    if is_hub_id(given):
+        return downloaded(given, revision)
+    if revision is not None:
+        raise UserError(f"a revision, {revision}, is of a model on the hub, and {given} is none; leave it out")
+    return Path(given)
+
+
 def push(
     folder: str | Path,
     name: str,

@@ -253,11 +253,7 @@ def _loaded(given: str | Path, revision: str | None, device: str, direction: Dir
         if tile not in ("auto", "none"):
             raise UserError(f"{path} translates whole images; leave out the tiles, or give the folder that it was made of")
         return OnnxTranslator(path, device, direction)
-    from unflip.inference.hub import downloaded, is_hub_id
+    from unflip.inference.hub import local_folder
     from unflip.inference.torch_backend import from_folder
 
-    if is_hub_id(given):
-        path = downloaded(given, revision)
-    elif revision is not None:
-        raise UserError(f"a revision, {revision}, is of a model on the hub, and {given} is none; leave it out")
-    return from_folder(path, device, direction, tiled=tile not in ("auto", "none"))
+    return from_folder(local_folder(given, revision), device, direction, tiled=tile not in ("auto", "none"))
