@@ -44,6 +44,9 @@ class TorchTranslator(nn.Module, Translator):
         self.generator = model.generators[side]
         self.channels_last = self.bf16 = self.compiled = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"shown": None}
+
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """Of the parameters."""

@@ -247,7 +247,7 @@ def load(
 
 def _loaded(given: str | Path, revision: str | None, device: str, direction: Direction, tile: Tile) -> Translator:
     path = Path(given)
-    if path.is_file():
+    if path.suffix == ".onnx" and path.is_file():
         from unflip.inference.onnx_backend import OnnxTranslator
 
         if tile not in ("auto", "none"):
