@@ -145,6 +145,7 @@ VERBS: dict[str, list[str]] = {
         "--features",
         "--device",
     ],
+    "serve": ["RUN...", "--host", "--port", "--token", "--device", "--max-mb", "--max-pixels", "--queue", "--rate"],
     "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
     "export": ["RUN", "--out", "--direction"],
     "methods": ["[NAME]"],
@@ -160,6 +161,7 @@ REQUIRED = {
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("bench", frozenset()),
     ("export", frozenset({"RUN", "--out"})),
+    ("serve", frozenset({"RUN..."})),
     ("methods", frozenset()),
     ("import", frozenset({"FILE", "--out"})),
 }

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from unflip.cli import audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, train, translate
+from unflip.cli import audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.torchrun import processes
 
@@ -31,6 +31,7 @@ for verb in (
     compare.compare,
     bench.bench,
     export.export,
+    serve.serve,
     methods.methods,
 ):
     app.command()(verb)

@@ -150,6 +150,13 @@ def check(path: Path) -> Header:
         return Header(*((height, width) if stored.orientation in SIDEWAYS else (width, height)), stored.kind)
 
 
+def header(path: Path | str, file: BinaryIO | None = None) -> Header:
+    """What an image says of itself, complete or not; ``file`` as in :func:`read`. Raises ``UserError`` where even that is broken."""
+    with _opened(path, file) as stored:
+        width, height = stored.size
+        return Header(*((height, width) if stored.orientation in SIDEWAYS else (width, height)), stored.kind)
+
+
 def kind_of(path: Path) -> Kind:
     """What a file holds, by its header alone; raises ``UserError`` where even that is broken."""
     with _opened(path) as stored:

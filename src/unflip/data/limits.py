@@ -20,6 +20,10 @@ DEFAULT = 300_000_000
 """More pixels than this are taken for a decompression bomb."""
 
 
+class TooLarge(UserError):
+    """An image with more pixels, or values, than may be decoded."""
+
+
 def max_pixels() -> int:
     """The most pixels that an image may have. Raises ``UserError`` where the environment names no number."""
     text = os.environ.get(NAME, "").strip()
@@ -43,9 +47,9 @@ def refuse_bombs(width: int, height: int, where: Path | str, bands: int = 1, kin
     """Raise ``UserError`` for an image with more pixels, or values, than may be decoded."""
     limit = max_pixels()
     if width * height > limit:
-        raise UserError(f"too many pixels for {NAME}={limit} ({width}x{height}), {where}; cut it into tiles, or raise that")
+        raise TooLarge(f"too many pixels for {NAME}={limit} ({width}x{height}), {where}; cut it into tiles, or raise that")
     if width * height * bands > max_values():
-        raise UserError(f"too many values for {NAME}={limit} ({width}x{height}, {kind}), {where}; cut it into tiles, or raise that")
+        raise TooLarge(f"too many values for {NAME}={limit} ({width}x{height}, {kind}), {where}; cut it into tiles, or raise that")
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def pillow(stream: BinaryIO, where: Path | str, formats: Iterable[str] = FORMATS
             refuse_bombs(*image.size, where)
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"too many pixels for {NAME}={max_pixels()}, {where}; cut it into tiles, or raise that") from error
+        raise TooLarge(f"too many pixels for {NAME}={max_pixels()}, {where}; cut it into tiles, or raise that") from error
 
 
 def follow() -> None:

@@ -1,0 +1,1 @@
+"""Translation over HTTP: a page for people, an API for programs."""
