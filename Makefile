@@ -12,7 +12,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
 # Two installations must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:
 	@echo 'make demo       train and translate on made streets, then report: demo/report.html'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make lint       style, types and layers only'
 	@echo 'make format     rewrite the code in the house style'
+	@echo 'make docs       the documentation as a site: site/index.html'
 	@echo 'make clean      remove what these targets made'
 
 demo: $(CORE)
@@ -27,7 +28,7 @@ demo: $(CORE)
 	$(BIN)/unflip demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
@@ -42,8 +43,11 @@ format: $(DEV)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml $(BIN)/activate

@@ -107,6 +107,8 @@ def left(out: Path) -> dict[str, Any]:
     files: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
+        if name.startswith("tensorboard/"):  # a file for each attempt, named by the second
+            continue
         if path.is_dir() or name in {"report.html", "model/README.md", "model/config.json"}:
             files[name] = None
         elif name == "log.jsonl":

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several threads in each of several processes are slower than one; so are those of what they start
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -25,7 +28,7 @@ from unflip.runs import RunConfig
 
 SOURCES = Path(__file__).parents[1] / "src"
 
-# The same examples in every run: a test that fails by luck tells whoever sees it nothing. `--hypothesis-profile=default` looks for new ones.
+# The same examples in every run: a test that fails by luck says nothing of the change. `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 

@@ -34,7 +34,7 @@ class Crash(Exception):
 
 
 def small(method: str) -> list[str]:
-    """Settings that make a method's networks tiny."""
+    """Settings that make a method's networks tiny, and tell no tracker, which takes time."""
     recipe = METHODS[method].recipe
     settings = []
     for name, part in {"generator": recipe.generator, "discriminator": recipe.discriminator, **recipe.terms}.items():
@@ -43,7 +43,7 @@ def small(method: str) -> list[str]:
         settings += [f"{name}.patches=8"] if "patches" in now else []
     settings += ["projector.width=8"] if recipe.projector is not None else []
     settings += ["multiscale.attention=4"] if recipe.multiscale is not None else []
-    return [*settings, "generator.blocks=1"]
+    return [*settings, "generator.blocks=1", "tensorboard=false"]
 
 
 def quietly(config: RunConfig, out: Path, **arguments: Any) -> Path:
@@ -81,8 +81,9 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every path below ``folder``, with its content."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    """Every path below ``folder``, with its content; without TensorBoard's files, which tell of the time and the process."""
+    paths = [path for path in folder.rglob("*") if not path.name.startswith("events.out.tfevents.")]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @contextlib.contextmanager

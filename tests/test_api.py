@@ -18,7 +18,23 @@ from PIL import Image
 import unflip
 
 # Public names are never renamed or removed. What is added is added here too.
-PUBLIC = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "import_weights", "load", "train"]
+PUBLIC = [
+    "METHODS",
+    "RunConfig",
+    "Translate",
+    "Translator",
+    "UserError",
+    "audit",
+    "compare",
+    "configure",
+    "evaluate",
+    "export_onnx",
+    "import_weights",
+    "load",
+    "segmenter",
+    "train",
+    "translate_folder",
+]
 
 PARAMETERS = {
     "configure": ["method", "file", "settings", "fields"],
@@ -42,9 +58,13 @@ PARAMETERS = {
         "progress",
         "command",
     ],
+    "audit": ["source", "target", "source_labels", "target_labels", "classes", "segmenter", "out", "device", "progress", "command"],
+    "export_onnx": ["run", "out", "direction", "show"],
     "import_weights": ["path", "out", "backward", "resize"],
-    "load": ["path", "device", "direction", "tile", "statistics", "depth"],
+    "load": ["path", "device", "direction", "tile", "statistics", "depth", "revision"],
     "train": ["config", "out", "resume", "progress", "say"],
+    "Translate": ["model", "p", "device"],
+    "translate_folder": ["translator", "source", "out", "trust", "labels", "annotations", "column", "progress", "how"],
 }
 """The arguments of the public functions, in their order: as much a promise as the names."""
 
@@ -108,7 +128,11 @@ def test_parameters_are_frozen(name: str) -> None:
     promised = {
         "configure": ["method"],
         "evaluate": evaluated,
+        "audit": ["source", "target"],
+        "export_onnx": ["run", "out", "direction", "show"],
         "import_weights": ["path", "out"],
+        "Translate": ["model", "p", "device"],
+        "translate_folder": ["translator", "source", "out"],
         "load": ["path"],
         "train": ["config", "out"],
     }
@@ -139,7 +163,7 @@ def test_configure_train_load_translate(tmp_path: Path) -> None:
 
     for path, direction in ((run, "forward"), (str(run), "backward"), (run / "model", "forward")):
         translator = unflip.load(path, device="cpu", direction=direction)
-        assert type(translator) is unflip.Translator and translator.direction == direction
+        assert isinstance(translator, unflip.Translator) and translator.direction == direction
         image = Image.open(tmp_path / "source/0.png")
         translation = translator(image)
         assert isinstance(translation, Image.Image) and translation.size == image.size

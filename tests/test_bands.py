@@ -16,13 +16,14 @@ import torch
 from PIL import ExifTags, Image
 from pydantic import ValidationError
 
-from unflip.data.bands import RGB, Bands, GivenBands, Kind, narrowed, widened
+from unflip.data.bands import RGB, Bands, GivenBands, Kind
 from unflip.data.folders import Entry, survey
 from unflip.data.images import check, read, read_rgb
 from unflip.data.measure import find_bands
 from unflip.data.resize import resized
 from unflip.data.save import encode, name_for, write
 from unflip.data.tiff import GEOREFERENCE, Tiff, write_tiff
+from unflip.data.transforms import narrowed, widened
 from unflip.errors import UserError
 
 

@@ -65,6 +65,7 @@ VERBS: dict[str, list[str]] = {
         "--val-labels",
         "--segmenter",
         "--val-target",
+        "--track",
         "--config",
         "--set",
         "--resume",
@@ -146,6 +147,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "serve": ["RUN...", "--host", "--port", "--token", "--device", "--max-mb", "--max-pixels", "--queue", "--rate"],
     "bench": ["--method", "--size", "--batch", "--steps", "--device", "--precision", "--set"],
+    "export": ["RUN", "--out", "--direction"],
     "methods": ["[NAME]"],
     "import": ["FILE", "--out", "--backward", "--resize"],
 }
@@ -158,12 +160,13 @@ REQUIRED = {
     ("evaluate", frozenset({"--translated", "--segmenter", "--out"})),
     ("compare", frozenset({"--test-source", "--test-labels", "--segmenter", "--out"})),
     ("bench", frozenset()),
+    ("export", frozenset({"RUN", "--out"})),
     ("serve", frozenset({"RUN..."})),
     ("methods", frozenset()),
     ("import", frozenset({"FILE", "--out"})),
 }
 FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--version"}
-REPEATED = {"--set", "--run", "--require"}
+REPEATED = {"--set", "--run", "--require", "--track"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]
 CALL = "train --source source --target target --out out --method fastcut --size 32 --budget 4 --device cpu " + " ".join(

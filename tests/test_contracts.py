@@ -567,6 +567,7 @@ def options(annotation: Any) -> list[Any]:
 def others(path: str, value: Any, annotation: Any) -> list[Any]:
     """Values to try instead of ``value``, of the same type."""
     choices = [option for option in options(annotation) if option != value]
+    choices += [True, False] if bool in get_args(annotation) else []
     if path == "data.classes":
         choices.append(SEEN)
     elif isinstance(value, bool):
@@ -578,7 +579,7 @@ def others(path: str, value: Any, annotation: Any) -> list[Any]:
     elif isinstance(value, Size):
         choices.append("192x128")
     elif isinstance(value, tuple):
-        choices += [list(value[:-1]), [0.1, 0.2], ["down1"]]
+        choices += [list(value[:-1]), [0.1, 0.2], ["down1"], ["wandb"]]
     elif isinstance(value, Path) or value is None:
         choices += ["elsewhere", 0.001, 3, [[0, 9]], [1, 99]]
     elif path == "data.resize":

@@ -14,6 +14,7 @@ from helpers import Players, batch, noise, small_recipe
 from unflip.losses import geometry, negatives
 from unflip.losses.reconstruction import mean_absolute_error
 from unflip.methods import METHODS
+from unflip.networks.blocks import InstanceNorm
 
 
 class Held:
@@ -83,3 +84,13 @@ def test_gather_hands_back_a_gradient_in_memory_order() -> None:
     normed.register_hook(lambda gradient: seen.append(gradient.is_contiguous()))
     gather(normed, torch.tensor([[3, 7, 11]])).square().sum().backward()
     assert seen == [True]
+
+
+def test_a_single_images_norm_takes_a_gradient_in_any_order() -> None:
+    """The same, whoever hands it back: in networks whose weights have channels last, every convolution does."""
+    x, gradient = noise(1, 4, 6, 6).requires_grad_(), noise(1, 4, 6, 6, seed=1)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        (wanted,) = torch.autograd.grad(InstanceNorm(4)(x), x, gradient.contiguous(memory_format=layout))
+        found.append(wanted)
+    assert found[0].abs().max() > 0.1 and torch.equal(*found)

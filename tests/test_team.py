@@ -122,7 +122,9 @@ def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., P
     assert "2 processes" in said["two"][1] and said["two"][1].count("budget 9 images") == 1, "one process speaks for all"
     assert said["two"][0].count("model in") == 1
     files = {name: {path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")} for name in ("one", "two")}
-    assert files["one"] == files["two"]
+    boards = {name: {path for path in found if "tfevents" in path.name} for name, found in files.items()}
+    assert len(boards["one"]) == len(boards["two"]) == 1, "one process tells the trackers"
+    assert files["one"] - boards["one"] == files["two"] - boards["two"]
     one, two = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
     assert [line["seen"] for line in one] == [line["seen"] for line in two] == [4, 8, 9]
     for a, b in zip(one, two, strict=True):

@@ -14,7 +14,7 @@ import unflip
 from helpers import images, noise, reader, rng, same, scale_weights
 from unflip import modelfolder
 from unflip.errors import UserError
-from unflip.inference import translator as translator_module
+from unflip.inference import torch_backend
 from unflip.inference.tiles import Box, Moments, Statistics, Tiles, side_for
 from unflip.modelfolder import ModelConfig
 from unflip.networks import Generator, MultiscaleConfig, ResnetConfig
@@ -188,15 +188,15 @@ def test_a_translator_by_tiles_gives_what_it_gives_without(model: Path) -> None:
 
 def test_tiles_where_the_memory_asks_for_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, sides = photo(), []
-    monkeypatch.setattr(translator_module, "Tiles", lambda *given: sides.append(given[2]) or Tiles(*given))
+    monkeypatch.setattr(torch_backend, "Tiles", lambda *given: sides.append(given[2]) or Tiles(*given))
     translate = unflip.load(model, device="cpu")
     whole = translate(image)
     assert not sides
     enough = 2 * translate.generator.memory_per_pixel * 150 * 203
-    monkeypatch.setattr(translator_module, "available_memory", lambda device: enough)
+    monkeypatch.setattr(torch_backend, "available_memory", lambda device: enough)
     translate(image)
     assert not sides
-    monkeypatch.setattr(translator_module, "available_memory", lambda device: enough - 1)
+    monkeypatch.setattr(torch_backend, "available_memory", lambda device: enough - 1)
     assert abs(translate(image).astype(int) - whole).max() <= 1
     assert sides == [256], "the smallest that is tried"
     radius, each = translate.generator.receptive_radius, translate.generator.memory_per_pixel

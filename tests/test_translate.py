@@ -23,6 +23,7 @@ from unflip.data.formats import FORMATS
 from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator
 from unflip.networks import ResnetConfig
 
@@ -140,7 +141,7 @@ def test_the_network_sees_values_from_minus_one_to_one(translator: Translator, m
         seen.append(x)
         return x
 
-    monkeypatch.setattr(translator, "generator", network)
+    monkeypatch.setattr(translator.generator, "forward", network)
     image, gray = picture(), picture(25, 18, 1)[..., 0]
     expected = torch.from_numpy(image / 127.5 - 1).permute(2, 0, 1)[None].float()
     for kind in KINDS.values():
@@ -818,6 +819,6 @@ def test_a_batch_on_a_cpu_is_translated_as_its_images_are(models: Callable[..., 
     assert translator.one_by_one and together.shape == batch.shape
     for image, translation in zip(batch, together, strict=True):
         assert torch.equal(translator(image), translation)
-    plain = Translator(modelfolder.load(models(), "cpu"), torch.device("cpu"))
+    plain = TorchTranslator(modelfolder.load(models(), "cpu"))
     assert not plain.one_by_one, "a network that is trained on keeps its layout"
     assert (plain(batch).int() - together.int()).abs().max() <= 1

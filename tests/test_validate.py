@@ -34,7 +34,7 @@ from unflip.engine.record import Record
 from unflip.engine.trainer import Moment
 from unflip.errors import Interrupted, UserError
 from unflip.inference.folders import translate_folder
-from unflip.inference.translator import Translator
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.recipes import models
 from unflip.recipes.models import Models
@@ -257,7 +257,7 @@ def test_the_report_has_the_curves(config: Build, finished: Path, tmp_path: Path
 
 def test_the_numbers_are_those_of_what_translate_writes(world: Path, finished: Path, tmp_path: Path) -> None:
     """The last weights, through files, with metrics computed here by hand."""
-    translate_folder(Translator(modelfolder.load(finished / "last"), torch.device("cpu")), world / "val/source", tmp_path, progress=False)
+    translate_folder(TorchTranslator(modelfolder.load(finished / "last")), world / "val/source", tmp_path, progress=False)
     network = SegmenterConfig(width=4, halvings=2).build(4, torch.Generator())
     network.load_state_dict(load_file(world / "segmenter/model.safetensors"))
 
@@ -396,13 +396,13 @@ def test_the_excess_flip_rate_follows_from_the_segmenters_held_out_images(config
 
 
 def test_the_same_images_at_every_validation(config: Build, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, asked = Translator.decoded, []
+    decoded, asked = TorchTranslator.decoded, []
 
-    def watched(self: Translator, image: Tensor, size: tuple[int, int]) -> Any:
+    def watched(self: TorchTranslator, image: Tensor, size: tuple[int, int]) -> Any:
         asked.append(image.numpy().tobytes())
         return decoded(self, image, size)
 
-    monkeypatch.setattr(Translator, "decoded", watched)
+    monkeypatch.setattr(TorchTranslator, "decoded", watched)
     quietly(config("validation.images=3", budget=6), tmp_path / "run")
     expected = [read_rgb(world / f"val/source/{i}.png", "short:32").tobytes() for i in (0, 1, 3)]
     assert asked[0] in expected, "the largest one is tried before the training"
@@ -629,7 +629,7 @@ def test_an_image_too_large_for_the_device_is_found_before_the_training(
     def full(*arguments: Any) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(Translator, "decoded", full)
+    monkeypatch.setattr(TorchTranslator, "decoded", full)
     with pytest.raises(UserError, match=r"too large for the memory of the device \(43x32\), .*; give smaller ones, or set data.resize"):
         quietly(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unflip.errors import UserError as UserError
+    from unflip.export.onnx import export_onnx as export_onnx
+    from unflip.inference.folders import translate_folder as translate_folder
+    from unflip.inference.transform import Translate as Translate
     from unflip.inference.translator import Translator as Translator
     from unflip.inference.translator import load as load
     from unflip.methods import METHODS as METHODS
+    from unflip.recipes.audit import audit as audit
+    from unflip.recipes.compare import compare as compare
     from unflip.recipes.evaluate import evaluate as evaluate
     from unflip.recipes.imports import import_weights as import_weights
+    from unflip.recipes.segmenter import segmenter as segmenter
     from unflip.recipes.train import configure as configure
     from unflip.recipes.train import train as train
     from unflip.runs import RunConfig as RunConfig
@@ -28,16 +34,38 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 _WHERE = {
     "METHODS": ("unflip.methods", "METHODS"),
     "RunConfig": ("unflip.runs", "RunConfig"),
+    "Translate": ("unflip.inference.transform", "Translate"),
     "Translator": ("unflip.inference.translator", "Translator"),
     "UserError": ("unflip.errors", "UserError"),
+    "audit": ("unflip.recipes.audit", "audit"),
+    "compare": ("unflip.recipes.compare", "compare"),
     "configure": ("unflip.recipes.train", "configure"),
     "evaluate": ("unflip.recipes.evaluate", "evaluate"),
+    "export_onnx": ("unflip.export.onnx", "export_onnx"),
     "import_weights": ("unflip.recipes.imports", "import_weights"),
     "load": ("unflip.inference.translator", "load"),
+    "segmenter": ("unflip.recipes.segmenter", "segmenter"),
     "train": ("unflip.recipes.train", "train"),
+    "translate_folder": ("unflip.inference.folders", "translate_folder"),
 }
 
-__all__ = ["METHODS", "RunConfig", "Translator", "UserError", "configure", "evaluate", "import_weights", "load", "train"]
+__all__ = [
+    "METHODS",
+    "RunConfig",
+    "Translate",
+    "Translator",
+    "UserError",
+    "audit",
+    "compare",
+    "configure",
+    "evaluate",
+    "export_onnx",
+    "import_weights",
+    "load",
+    "segmenter",
+    "train",
+    "translate_folder",
+]
 
 
 def __getattr__(name: str) -> Any:

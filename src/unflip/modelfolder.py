@@ -17,26 +17,14 @@ from unflip.data.bands import RGB, Bands
 from unflip.errors import UserError
 from unflip.files import sha256, whole_folder, write_bytes, write_json
 from unflip.methods.passes import SIDES
+from unflip.modelcard import card
 from unflip.networks import GENERATORS, IMPORTED, Generator, GeneratorConfig, Multiscale, MultiscaleConfig
+from unflip.networks.hub import HUB, HubName
 from unflip.networks.multiscale import build
 from unflip.tensors import check_fit, load_exactly, read_tensors, write_tensors
 
 WEIGHTS = "model.safetensors"
 PROJECTOR = "projector.safetensors"
-NUMBERS = {
-    "seen": "images seen",
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "flip_rate": "flip rate",
-    "excess_flip_rate": "excess flip rate",
-    "frechet": "Fréchet distance",
-}
-"""What a validation finds, and what it is called."""
-WHICH = {
-    "ema": "The weights are the moving average (EMA) of the generator over training.",
-    "last": "The weights were trained by other code and imported. They are those of the last step, no moving average.",
-}
-"""What the card says of the weights."""
 
 
 class ModelConfig(Config):
@@ -116,7 +104,7 @@ def copy(source: Path, folder: Path, **facts: Any) -> None:
 
 def _describe(folder: Path, config: ModelConfig) -> None:
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    write_bytes(folder / "README.md", _card(config).encode())
+    write_bytes(folder / "README.md", card(config).encode())
 
 
 def find(path: Path) -> Path:
@@ -125,7 +113,8 @@ def find(path: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a run folder or a model folder")
+        on_hub = f", or, of a model on the hub, {HUB}{path}" if HubName.parse(str(path)) else ""
+        raise UserError(f"{path} does not exist; give a run folder or a model folder{on_hub}")
     raise UserError(f"{path} holds no model (no config.json and no model/config.json); is the run still before its first checkpoint?")
 
 
@@ -163,53 +152,3 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{path} is not valid JSON; the model folder is damaged") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _card(config: ModelConfig) -> str:
-    facts = {key: value for key, value in config.provenance.items() if key != "validation"}
-    facts |= {"directions": ", ".join(SIDES[config.sides]), "source": config.source, "target": config.target, "resize": config.resize}
-    texts = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.items()}
-    made = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in texts.items())
-    return f"""---
-library_name: unflip
-pipeline_tag: image-to-image
-tags: [unpaired-image-translation, domain-adaptation]
----
-# An unflip translation model
-
-{WHICH[config.weights]} Load them with
-
-    import unflip
-    model = unflip.load("PATH/OF/THIS/FOLDER")
-    translation = model(image)
-
-| | |
-|---|---|
-{made}
-{_validation(config.provenance)}"""
-
-
-def _validation(provenance: dict[str, Any]) -> str:
-    """A section of the card, where the run validated: which checkpoint this is, by which rule, and its numbers."""
-    found = provenance.get("validation")
-    if found is None:
-        return ""
-    head = "".join(f" {name} |" for name in NUMBERS.values())
-    rows = [f"| {which} |" + "".join(f" {shown(point.get(n))} |" for n in NUMBERS) for which, point in found["checkpoints"].items()]
-    lines = "\n".join(["| |" + head, "|---|" + "---|" * len(NUMBERS), *rows])
-    chosen = found["checkpoints"].get("chosen", {}).get("seen")
-    which = "" if chosen is None else f" These weights are {'' if chosen == provenance['images_seen'] else 'not '}the chosen ones."
-    return f"""
-## Validation
-
-Chosen is the checkpoint of {found["rule"]}.{which}
-Each is judged by {found["images"]} translations, read by the segmenter {found["segmenter"]}.
-Fréchet distances are of the segmenter's features, and can be compared within this run only.
-
-{lines}
-"""
-
-
-def shown(value: float | None) -> str:
-    """A number of a validation, for people."""
-    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

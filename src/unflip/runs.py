@@ -33,6 +33,9 @@ from unflip.methods import METHODS, Recipe
 from unflip.networks.chain import missing_compiler
 from unflip.types import GivenSize, Size
 
+TRACKED = ("tensorboard", "mlflow", "wandb")
+"""Who can be told of a run."""
+
 
 class DataConfig(Config):
     """Where images come from and how they are cut."""
@@ -131,7 +134,10 @@ class RunConfig(Recipe):
     """Checkpoints kept, from which a run can be resumed."""
     validation: ValidationConfig = ValidationConfig()
     faults: FaultsConfig = FaultsConfig()
-    tensorboard: bool = False
+    tensorboard: bool | Literal["auto"] = "auto"
+    """Write event files for TensorBoard to RUN/tensorboard; ``auto``: where it is installed."""
+    trackers: tuple[str, ...] = ()
+    """Who is told of the run besides: ``mlflow``, ``wandb``, or ``tensorboard``, which must then be there."""
 
     @property
     def validates(self) -> bool:
@@ -159,6 +165,15 @@ class RunConfig(Recipe):
     @classmethod
     def _precision(cls, value: Any) -> Any:
         return str(value)  # YAML and --set read 32 as a number
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _trackers(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value
+        for name in names if isinstance(names, list | tuple) else ():
+            if name not in TRACKED:
+                raise ValueError(unknown("tracker", name, TRACKED))
+        return names
 
     @field_validator("compile", mode="before")
     @classmethod

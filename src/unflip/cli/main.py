@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from unflip.cli import audit, bench, compare, demo, evaluate, import_, methods, segmenter, serve, train, translate
+from unflip.cli import audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.torchrun import processes
 
@@ -30,6 +30,7 @@ for verb in (
     evaluate.evaluate,
     compare.compare,
     bench.bench,
+    export.export,
     serve.serve,
     methods.methods,
 ):

@@ -36,6 +36,10 @@ def train(
     val_target: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Target images for the validation's Fréchet distance; without it, mean IoU decides.")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME", help="Tell mlflow or wandb, too, of the run as it goes; can be given several times."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A config.yaml, whole or in part.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, such as generator.width=32.")
@@ -64,6 +68,7 @@ def train(
         "val_labels": val_labels,
         "segmenter": segmenter,
         "val_target": val_target,
+        "trackers": track or None,
     }
     if resume and config is None:
         if holds_run(out):

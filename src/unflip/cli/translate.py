@@ -18,7 +18,7 @@ LEAST = 5
 
 
 def translate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a model folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or model folder, an ONNX file, or a model on the hub.")],
     images: Annotated[
         str,
         typer.Argument(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from unflip.config import Config
 
@@ -178,20 +176,6 @@ def banded(x: NDArray[Any]) -> NDArray[Any]:
 def unbanded(x: NDArray[Any]) -> NDArray[Any]:
     """``(H, W, 1)`` as ``(H, W)``, as other libraries want a single band."""
     return x[..., 0] if x.shape[2] == 1 else x
-
-
-def widened(x: Tensor, count: int) -> Tensor:
-    """Bands ``(..., C, H, W)`` repeated in turn until there are ``count`` at least: so domains of different counts share their networks."""
-    if x.shape[-3] >= count:
-        return x
-    return x[..., [k % x.shape[-3] for k in range(count)], :, :]
-
-
-def narrowed(x: Tensor, count: int) -> Tensor:
-    """``count`` bands of ``(..., C, H, W)``, each the mean of those that :func:`widened` would make of it."""
-    if x.shape[-3] == count:
-        return x
-    return torch.stack([x[..., k::count, :, :].mean(-3) for k in range(count)], -3)
 
 
 def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -30,3 +30,17 @@ def holes(image: Tensor) -> tuple[Tensor, Tensor]:
     """An image ``(N, C, H, W)`` with 0 where it holds nothing (NaN), and where it is valid, ``(N, 1, H, W)``, boolean."""
     valid = ~image.isnan().any(1, keepdim=True)
     return torch.where(valid, image, 0.0), valid
+
+
+def widened(x: Tensor, count: int) -> Tensor:
+    """Bands ``(..., C, H, W)`` repeated in turn until there are ``count`` at least: so domains of different counts share their networks."""
+    if x.shape[-3] >= count:
+        return x
+    return x[..., [k % x.shape[-3] for k in range(count)], :, :]
+
+
+def narrowed(x: Tensor, count: int) -> Tensor:
+    """``count`` bands of ``(..., C, H, W)``, each the mean of those that :func:`widened` would make of it."""
+    if x.shape[-3] == count:
+        return x
+    return torch.stack([x[..., k::count, :, :].mean(-3) for k in range(count)], -3)

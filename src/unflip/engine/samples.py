@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unflip.data.bands import narrowed, widened
-from unflip.data.transforms import to_image
+from unflip.data.transforms import narrowed, to_image, widened
 from unflip.engine.training import Training
 from unflip.files import write_bytes
 from unflip.methods.passes import FORWARD

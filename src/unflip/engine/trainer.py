@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unflip.data.bands import Bands, widened
+from unflip.data.bands import Bands
 from unflip.data.pairs import portion
-from unflip.data.transforms import holes, to_ids, to_network
+from unflip.data.transforms import holes, to_ids, to_network, widened
 from unflip.engine.guard import unless_finite
 from unflip.engine.team import Team
 from unflip.engine.training import Training

@@ -18,6 +18,7 @@ from torch import Tensor
 from unflip.data.images import Array
 from unflip.devices import available_memory
 from unflip.inference.tiles import Moments, Read, Tiles, instead
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm
@@ -41,7 +42,7 @@ def resized(translator: Translator, frame: Array) -> Array:
 
 
 @contextmanager
-def fixed(translator: Translator, frames: Sequence[Array]) -> Iterator[None]:
+def fixed(translator: TorchTranslator, frames: Sequence[Array]) -> Iterator[None]:
     """Within, ``translator`` normalizes by the statistics of ``frames``, ``(H, W, 3)`` uint8 of one size, as if they were one image.
 
     Meant for images of that size. A multi-scale generator gets statistics for its context, and for each of its windows where they lie;
@@ -92,11 +93,11 @@ def _beside(x: Tensor, frames: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _learn(translator: Translator, norms: Sequence[InstanceNorm], shared: Sequence[_Shared], frames: Sequence[Array]) -> None:
+def _learn(translator: TorchTranslator, norms: Sequence[InstanceNorm], shared: Sequence[_Shared], frames: Sequence[Array]) -> None:
     """Fill in ``shared``: all frames through the network at once, each norm seeing them together; where they do not fit, norm by norm."""
     generator = translator.generator
     fit = _fit(translator, frames[0].shape[:2])
-    with torch.autocast(translator.device.type, torch.bfloat16, enabled=translator.half):
+    with torch.autocast(translator.device.type, torch.bfloat16, enabled=translator.bf16):
         if isinstance(generator, Multiscale):
             frames = [frames[i] for i in spread(len(frames), max(fit, 1))]
         elif len(frames) > fit:
@@ -113,7 +114,7 @@ def _learn(translator: Translator, norms: Sequence[InstanceNorm], shared: Sequen
         return _norm_by_norm(translator, shared, frames)
 
 
-def _norm_by_norm(translator: Translator, shared: Sequence[_Shared], frames: Sequence[Array]) -> None:
+def _norm_by_norm(translator: TorchTranslator, shared: Sequence[_Shared], frames: Sequence[Array]) -> None:
     """The same in the memory of one frame or, where it takes tiles, of one tile; about half as many times the work as there are norms."""
     assert isinstance(translator.generator, Generator)
     size = frames[0].shape[:2]
@@ -127,21 +128,21 @@ def _learning(shared: _Shared, frames: int) -> Callable[[Tensor], Tensor]:
     return lambda x: shared.learn(x, frames)
 
 
-def _fit(translator: Translator, size: tuple[int, int]) -> int:
+def _fit(translator: TorchTranslator, size: tuple[int, int]) -> int:
     """How many frames go through the network at once in half of the memory that there is, as one image may."""
     generator = translator.generator
     inner = generator if isinstance(generator, Generator) else generator.inner
     return available_memory(translator.device) // 2 // inner.memory_per_pixel // (size[0] * size[1])
 
 
-def _side(translator: Translator, size: tuple[int, int]) -> int:
+def _side(translator: TorchTranslator, size: tuple[int, int]) -> int:
     """Of the tiles of a frame; its own where it needs none."""
     return translator.side(size) or max(size)
 
 
-def _network(translator: Translator, frame: Array) -> Tensor:
+def _network(translator: TorchTranslator, frame: Array) -> Tensor:
     return translator.laid_out(translator.encoded(torch.from_numpy(np.array(frame))))
 
 
-def _reader(translator: Translator, frame: Array) -> Read:
+def _reader(translator: TorchTranslator, frame: Array) -> Read:
     return lambda top, left, bottom, right: _network(translator, frame[top:bottom, left:right])

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-import torch
-
 from unflip.data import limits
 from unflip.data.places import Place, is_remote, local
 from unflip.devices import choose_device
@@ -78,7 +76,7 @@ def _spread(
     workers = workers or gpus or max(1, int(available.get("CPU", 1)))
     kind = "cuda" if gpus else "cpu"
 
-    translator.to(torch.device("cpu"))
+    translator.to("cpu")
     given = {
         "translator": ray.put(translator),  # once for each machine, which needs no model folder
         "device": kind,
@@ -141,7 +139,7 @@ class _Worker:
 
         os.environ[limits.NAME] = limit  # a worker on another machine has another environment
         self.translator: Translator = ray.get(translator)
-        self.translator.to(choose_device(device))
+        self.translator.to(device)
         self.out, self.maps, self.tally = Place(out), None if maps is None else Place(maps), tally
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unflip.inference.translator import Statistics
 from unflip.losses.precision import at_least_float32
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm, grown
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
-Statistics = Literal["exact", "estimated", "frame"]
-"""Of the norms: those of the whole image, found in one pass over it for each norm, or those of some tiles. "frame" is "exact", but that a
-video's frames do not share theirs (:mod:`unflip.inference.clip`)."""
 SIDES = (2048, 1024, 512, 256)
 """Of the tiles that are tried where an image is too large. The larger, the less is computed twice, for their halos."""
 

@@ -17,6 +17,7 @@ from unflip.errors import UserError
 from unflip.inference.clip import fixed, resized, spread
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator
 from unflip.inference.work import Guard, line
 
@@ -54,6 +55,8 @@ def refuse_videos(translator: Translator, job: Job, trust: bool) -> None:
     need_av()
     if trust:
         raise UserError(f"a video gets no trust maps, {job.source}; leave out --trust, or translate its frames as images")
+    if translator.statistics != "frame" and not isinstance(translator, TorchTranslator):
+        raise UserError(f"an ONNX file translates every frame by itself, {job.source}; add --statistics frame, or give the model's folder")
     for side in (translator.source, translator.target):
         if not (side.plain and side.count == 3):
             raise UserError(f"videos hold 8-bit color, and the model's images are {side}, {job.source}; translate its frames as images")
@@ -94,6 +97,7 @@ def _shared(translator: Translator, source: str, seen: Look) -> AbstractContextM
     """What makes all frames share their statistics: those of frames that are spread over the video."""
     if translator.statistics == "frame":
         return nullcontext()
+    assert isinstance(translator, TorchTranslator)
     wanted, sampled = spread(seen.frames), []
     with closing(frames(source)) as stream:
         for i, frame in enumerate(stream):

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unflip.data.bands import Pixels, Valid, widened
+from unflip.data.bands import Pixels, Valid
 from unflip.data.formats import FORMATS, ending
 from unflip.data.images import TURNS, valid_pixels
 from unflip.data.places import is_remote, local
 from unflip.data.save import with_alpha
 from unflip.data.tiff import SIGNATURES, Tiff, write_tiff
-from unflip.data.transforms import holes
+from unflip.data.transforms import holes, widened
 from unflip.errors import one_line
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator
 
 STORED = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
@@ -31,10 +32,10 @@ class Unreadable(Exception):
 
 
 class Large:
-    """An open TIFF file that is to be translated by tiles of ``side``."""
+    """An open TIFF file that ``translator`` is to translate by tiles of ``side``."""
 
-    def __init__(self, path: str, file: BinaryIO, tiff: Tiff, side: int) -> None:
-        self.path, self.file, self.tiff, self.side = path, file, tiff, side
+    def __init__(self, translator: TorchTranslator, path: str, file: BinaryIO, tiff: Tiff, side: int) -> None:
+        self.translator, self.path, self.file, self.tiff, self.side = translator, path, file, tiff, side
         self.size = (tiff.width, tiff.height)
 
     def read(self, *box: int) -> tuple[Pixels, NDArray[Any] | None]:
@@ -54,7 +55,7 @@ def large(path: str, translator: Translator, name: str) -> Large | None:
     """The file, if it is one that ``translator`` translates by tiles into a TIFF, and that can be read in windows."""
     if is_remote(path) or FORMATS.get(ending(path)) != "TIFF" or FORMATS.get(ending(name)) != "TIFF" or not local(path).is_file():
         return None
-    if str(translator.resize) != "none":
+    if str(translator.resize) != "none" or not isinstance(translator, TorchTranslator):
         return None
     file = open(local(path), "rb")  # noqa: SIM115 - closed by whoever translates it
     try:
@@ -66,7 +67,7 @@ def large(path: str, translator: Translator, name: str) -> Large | None:
             stored = tiff.page.photometric in STORED and not tiff.associated
             fits = alike and tiff.windows and stored and tiff.orientation not in TURNS
             if side is not None and fits and tiff.whole(Path(local(path)).stat().st_size):
-                return Large(path, file, tiff, side)
+                return Large(translator, path, file, tiff, side)
     except Exception:  # whatever is wrong with it, is said where it is decoded
         pass
     file.close()
@@ -81,9 +82,10 @@ def by_windows(path: str, translator: Translator, name: str) -> bool:
     return found is not None
 
 
-def translate_large(translator: Translator, image: Large, out: BinaryIO) -> None:
+def translate_large(image: Large, out: BinaryIO) -> None:
     """Write the translation of ``image`` to a file, while it is read. Raises ``Unreadable`` where that is damaged."""
-    tiff, source, target = image.tiff, translator.source, translator.target
+    tiff, translator = image.tiff, image.translator
+    source, target = translator.source, translator.target
     nodata = source.nothing(tiff.nodata)
     count = translator.config.channels
 

@@ -42,7 +42,7 @@ def at_once(translator: Translator, guard: Guard | None) -> int:
     """How many images are decoded ahead and saved behind: a GPU must not wait for that, and a CPU has other things to do."""
     if guard is not None:
         return 0
-    return 1 if translator.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 1 if str(translator.device) == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def translated(translator: Translator, image: Decoded, path: str) -> Pixels:
@@ -108,7 +108,7 @@ class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
     def _large(self, job: Job, image: Large) -> None:
         try:
             with closing(image), self.out.writing(job.name) as file:
-                translate_large(self.translator, image, file)
+                translate_large(image, file)
         except Unreadable as error:
             raise UserError(str(error)) from error
         except torch.OutOfMemoryError as error:

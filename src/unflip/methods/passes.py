@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unflip.data.bands import narrowed, widened
+from unflip.data.transforms import narrowed, widened
 from unflip.losses.draws import Draws
 from unflip.networks import Generator, Multiscale
 from unflip.networks.multiscale import cut, fuse, halve

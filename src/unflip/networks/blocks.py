@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unflip.networks.convolutions import ConvAheadOfNorm
+from unflip.networks.convolutions import ConvAheadOfNorm, compiling
 
 Initialization = Literal["xavier", "normal"]
 
@@ -25,7 +25,7 @@ class Reflect(nn.ReflectionPad2d):
 
 def reflect(x: Tensor, n: int) -> Tensor:
     """``x`` ``(N, C, H, W)`` with ``n`` more pixels at each side, its own mirrored about its edge."""
-    if not torch.compiler.is_compiling():
+    if not compiling():
         return F.pad(x, (n, n, n, n), mode="reflect")
     # PyTorch's, compiled, lays its result out anew for CUDA: channels that come last do not stay there
     x = torch.cat([x[..., 1 : n + 1].flip(-1), x, x[..., -n - 1 : -1].flip(-1)], -1)
@@ -48,7 +48,7 @@ class BlurDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = reflect(x, 1)
-        if not torch.compiler.is_compiling():
+        if not compiling():
             return F.conv2d(x, self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
         x = (x[..., :-2:2] + 2 * x[..., 1:-1:2] + x[..., 2::2]) / 4  # sums are fused with what is around them, a convolution is not
         return (x[..., :-2:2, :] + 2 * x[..., 1:-1:2, :] + x[..., 2::2, :]) / 4
@@ -66,7 +66,7 @@ class BlurUp(nn.Module):
         self.register_buffer("kernel", kernel.repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if not compiling():
             x = F.pad(x, (1, 1, 1, 1), mode="replicate")
             return F.conv_transpose2d(x, self.kernel.to(x.dtype), stride=2, padding=3, groups=x.shape[1])
         for dim in (-1, -2):
@@ -91,13 +91,16 @@ class InstanceNorm(nn.InstanceNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.given is not None:
             return self.given(x)
-        if torch.compiler.is_compiling():
+        if compiling():
             normalized: Tensor = _Normalized.apply(x, self.eps)
             return normalized
         alone = len(x) == 1 and not torch.is_grad_enabled() and not x.is_contiguous()
         if alone and x.is_contiguous(memory_format=torch.channels_last):
             return F.batch_norm(x, None, None, training=True, eps=self.eps)
-        return super().forward(x)
+        y = super().forward(x)
+        if y.requires_grad and len(x) == 1 and y.device.type == "cpu":
+            y.register_hook(torch.Tensor.contiguous)  # with channels last in it, PyTorch's gradient with respect to a single image is wrong
+        return y
 
 
 class _Normalized(torch.autograd.Function):

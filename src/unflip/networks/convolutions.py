@@ -14,6 +14,11 @@ from torch import Tensor, nn
 BLOCK = 8
 
 
+def compiling() -> bool:
+    """Whether what is traced now becomes kernels of a GPU. A graph that is exported to ONNX is traced, too, and stays as it is."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 class ConvAheadOfNorm(nn.Conv2d):
     """A convolution whose result an instance norm takes, which undoes the bias. Compiled, it is not even added: that is a pass over memory.
 
@@ -21,14 +26,14 @@ class ConvAheadOfNorm(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, None if torch.compiler.is_compiling() else self.bias)
+        return self._conv_forward(x, self.weight, None if compiling() else self.bias)
 
 
 class ConvFromFew(ConvAheadOfNorm):
     """The same from few channels: the columns of the kernel become channels, which are then ``kernel width`` times as many."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or self.in_channels >= BLOCK:
+        if not compiling() or self.in_channels >= BLOCK:
             return super().forward(x)
         out, channels, high, wide = self.weight.shape
         width, more = x.shape[-1] - wide + 1, -channels * wide % BLOCK
@@ -41,7 +46,7 @@ class ConvToFew(nn.Conv2d):
     """A convolution to few channels: what every row of the kernel gives is computed as channels of its own, and then added up."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or self.out_channels >= BLOCK:
+        if not compiling() or self.out_channels >= BLOCK:
             return super().forward(x)
         assert self.bias is not None
         out, channels, high, wide = self.weight.shape

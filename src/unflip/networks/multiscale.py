@@ -66,7 +66,7 @@ class Multiscale(nn.Module):
         HRDA's eq. 6: attention is predicted from the context and upsampled.
         """
         inside = without_margin(features, self.inner.taps[-1].margin)
-        return _enlarged(self.attention(inside).sigmoid(), size)
+        return enlarged(self.attention(inside).sigmoid(), size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Translate images of any height and width: the context at once, the detail in overlapping windows."""
@@ -76,7 +76,7 @@ class Multiscale(nn.Module):
         context, features = self.inner.run(halve(x))
         share = self.trust(features[-1], size)
         del features  # their memory is the windows' now
-        image = (1 - share) * _enlarged(context, size) + share * self.by_windows(x)
+        image = (1 - share) * enlarged(context, size) + share * self.by_windows(x)
         return image[..., :height, :width]
 
     def by_windows(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Multiscale(nn.Module):
         """
         height, width = x.shape[-2:]
         high, wide = min(self.window.height, height), min(self.window.width, width)
-        ramp = torch.outer(_tent(high), _tent(wide)).to(x)
+        ramp = torch.outer(tent(high), tent(wide)).to(x)
         corners = [(top, left) for top in _starts(height, high, self.stride) for left in _starts(width, wide, self.stride)]
         together = 1 if torch.is_grad_enabled() else max(1, height * width // (4 * high * wide))
         total, weights = x.new_zeros(len(x), self.inner.out_channels, height, width), x.new_zeros(height, width)
@@ -109,7 +109,7 @@ def fuse(context: Tensor, share: Tensor, detail: Tensor, places: Tensor) -> Tens
         places: top and left of each window in the crop, ``(N, 2)``.
     """
     height, width = detail.shape[-2:]
-    whole = _enlarged(context, share.shape[-2:])
+    whole = enlarged(context, share.shape[-2:])
     inside, a = (cut(x, places, (height, width)) for x in (whole, share))
     return (1 - a) * inside + a * detail
 
@@ -121,11 +121,12 @@ def cut(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([x[i, ..., top : top + height, left : left + width] for i, (top, left) in enumerate(corners)])
 
 
-def _enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``x`` at ``size`` (height, width), as the context is enlarged to the detail."""
     return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
 
 
-def _tent(length: int) -> Tensor:
+def tent(length: int) -> Tensor:
     """Blending weights along one side of a window: rising to its middle and falling again, above 0 everywhere."""
     places = torch.arange(length) + 0.5
     return torch.minimum(places, length - places) / length * 2
@@ -133,6 +134,10 @@ def _tent(length: int) -> Tensor:
 
 def _starts(whole: int, window: int, stride: int) -> Iterator[int]:
     """Where windows begin: every half window, on the stride's grid, and at last, on the grid or not, one that ends where the image ends."""
-    step = max(window // 2 // stride * stride, stride)
-    yield from range(0, whole - window, step)
+    yield from range(0, whole - window, step_of(window, stride))
     yield whole - window
+
+
+def step_of(window: int, stride: int) -> int:
+    """From one window to the next."""
+    return max(window // 2 // stride * stride, stride)

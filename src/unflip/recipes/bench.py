@@ -20,7 +20,7 @@ from unflip.engine.launch import launch, machine
 from unflip.engine.trainer import play
 from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
-from unflip.inference.translator import Translator
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.methods import METHODS
 from unflip.modelfolder import Model, ModelConfig
 from unflip.networks.chain import uncompiled
@@ -140,7 +140,7 @@ def _translation(training: Training, config: RunConfig) -> Callable[[torch.Tenso
     """From bytes to bytes, by the moving average, as ``translate`` does it."""
     generators = dict(training.ema.network.items())  # type: ignore[operator]
     description = ModelConfig(generator=config.generator, multiscale=config.multiscale, sides=config.sides)
-    translator = Translator(Model(description, generators, Path()), training.fabric.device)
+    translator = TorchTranslator(Model(description, generators, Path()))
     translator.quicken(config.precision)
     if training.compiled:
         translator.compile()

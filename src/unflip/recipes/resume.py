@@ -26,10 +26,11 @@ CHANGEABLE = (
     "sample_every",
     "checkpoint_every",
     "tensorboard",
+    "trackers",
 )
 """What a run can be resumed with: what it takes to go on where a machine or a learning rate did not do."""
 
-HARMLESS = ("accumulate", "data.", "faults.", "keep", "log_every", "sample_every", "checkpoint_every", "tensorboard")
+HARMLESS = ("accumulate", "data.", "faults.", "keep", "log_every", "sample_every", "checkpoint_every", "tensorboard", "trackers")
 """Of these, what changes no weight but by rounding."""
 
 

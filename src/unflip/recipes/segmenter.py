@@ -49,14 +49,14 @@ class Part(NamedTuple):
 
 
 def segmenter(
-    images: Path,
-    labels: Path,
-    classes: Path,
-    out: Path,
+    images: str | Path,
+    labels: str | Path,
+    classes: str | Path,
+    out: str | Path,
     *,
     budget: int = BUDGET,
-    test_images: Path | None = None,
-    test_labels: Path | None = None,
+    test_images: str | Path | None = None,
+    test_labels: str | Path | None = None,
     model: str = UNET,
     weights: str = "balanced",
     resize: str = "none",
@@ -80,9 +80,10 @@ def segmenter(
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
+    images, labels, out = Path(images), Path(labels), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; choose another folder")
-    known = read_classes(classes)
+    known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)
     found = _survey(images, progress)
@@ -91,6 +92,7 @@ def segmenter(
         parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
         say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
     else:
+        test_images, test_labels = Path(test_images), Path(test_labels)
         others = _survey(test_images, progress)
         _refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]

@@ -22,7 +22,7 @@ from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.files import alone, make_folder, undone_on_failure, write_bytes
-from unflip.inference.translator import Translator
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
 from unflip.recipes.alarms import Expected
@@ -81,6 +81,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
 
     Writes config.yaml, log.jsonl, samples/, checkpoints/, model/ and report.html; images.json.gz lists the images that it draws from,
     set_aside.jsonl those that cannot be used, and events.jsonl what a user should know of how it went, such as steps that were left out.
+    Trackers are told as it goes (``tensorboard``, ``trackers``); trackers.json is what they call the run.
     A run that validates writes validation.jsonl as well, and takes for model/ the checkpoint that is chosen by the rule of
     :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those that can still be chosen in validated/.
 
@@ -129,7 +130,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         return None
 
     generators = dict(training.ema.network.items())  # type: ignore[operator]
-    translator = Translator(modelfolder.Model(models.description(), generators, out), device)
+    translator = TorchTranslator(modelfolder.Model(models.description(), generators, out))
     if validator is not None:
         validator.prepare(translator, progress)
     with nullcontext() if resume else undone_on_failure(out):
@@ -139,13 +140,13 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
             write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
         listing.write(out, config)
-        record = Record(out, config.budget, training.seen, tensorboard=config.tensorboard, progress=progress)
+        record = Record(out, config, training.seen, resumed=resume, progress=progress)
         for event in events:
             record.event(training.seen, event)
         if resume:  # what is changed has been noted
             write_bytes(out / "config.yaml", to_yaml(config).encode())
         models.prune()
-    for line in (*remarks, *events):
+    for line in (*remarks, *events, *record.trackers.where):
         say(line)
     counts = f"{len(pairs.source):,} source and {len(pairs.target):,} target images"
     where = f"{device}" if training.team.size == 1 else f"{training.team.size} processes, {device.type}"
@@ -163,9 +164,11 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
                 models.restore()
             record.add(moment)
             alarms = expected.alarms(record.lines) if "log" in moment.due else []
-            _tell([*moment.events, *alarms], training.seen, record, say)
+            _tell([*moment.events, *alarms, *record.trackers.lost()], training.seen, record, say)
             if "sample" in moment.due:
-                draw_samples(training, fixed, out / "samples" / f"{moment.seen:09d}.png")
+                picture = out / "samples" / f"{moment.seen:09d}.png"
+                draw_samples(training, fixed, picture)
+                record.sample(picture, moment.seen)
             if "validate" in moment.due and validator is not None:
                 point = validator(translator, moment.seen, lambda done: record.news(f"validating {done}/{len(validator)}"))
                 choice = models.add(point)
@@ -176,6 +179,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
                 checkpoint.save(out / "checkpoints", training)
                 models.prune()
             stopped = "stop" in moment.due
+    _tell(record.trackers.lost(), training.seen, record, say)  # what failed at the end
     if stopped:
         code = EXIT_CODES[stop.signal or signal.SIGTERM]  # it may be another process that was asked
         return Interrupted(f"stopped after {training.seen:,} images; {out} is saved: --resume goes on", code)

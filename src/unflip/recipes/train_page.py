@@ -9,7 +9,8 @@ from typing import Any
 
 from unflip.data.images import read_rgb
 from unflip.engine.record import EVENTS, LOG, VALIDATION, lines_until
-from unflip.modelfolder import NUMBERS, ModelConfig, shown
+from unflip.modelcard import NUMBERS, shown
+from unflip.modelfolder import ModelConfig
 from unflip.report.blocks import Block, Columns, Fact, Facts, Folded, Made, Notes, Section
 from unflip.report.curves import Curves
 from unflip.report.evaluation import validation_section

@@ -24,9 +24,9 @@ from unflip.evaluation.features import feature_network
 from unflip.evaluation.judge import features_of, judge
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import frechet
-from unflip.inference.translator import Translator
+from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
-from unflip.modelfolder import NUMBERS, shown
+from unflip.modelcard import NUMBERS, shown
 from unflip.progress import Bar
 from unflip.runs import RunConfig
 from unflip.segmenterfolder import load_segmenter
@@ -133,7 +133,7 @@ class Validator:
     def __len__(self) -> int:
         return len(self.images)
 
-    def prepare(self, translator: Translator, progress: bool = True) -> None:
+    def prepare(self, translator: TorchTranslator, progress: bool = True) -> None:
         """Do what is done once, and try the largest image, so that what is too large for the device is found before the training."""
         largest = max(range(len(self)), key=lambda i: math.prod(self.images.sizes[i]))
         try:
@@ -149,7 +149,7 @@ class Validator:
             with Bar("looking at the validation target", len(self.target), quiet=not progress or len(self.target) < 500) as bar:
                 self._theirs = features_of([entry.path for entry in self.target], self.network, bar.show)
 
-    def __call__(self, translator: Translator, seen: int, progress: Callable[[int], None] = lambda done: None) -> Point:
+    def __call__(self, translator: TorchTranslator, seen: int, progress: Callable[[int], None] = lambda done: None) -> Point:
         """Judge the translations that ``translator`` gives of the images, at their own sizes; after :meth:`prepare`."""
         translations = (self._translated(translator, i) for i in range(len(self)))
         reading, mine = judge(translations, lambda i: self.labels[i].numpy(), len(self), self.reader, self.network, progress)
@@ -164,7 +164,7 @@ class Validator:
             frechet=None if mine is None or self._theirs is None else frechet(mine, self._theirs),
         )
 
-    def _translated(self, translator: Translator, i: int) -> Array:
+    def _translated(self, translator: TorchTranslator, i: int) -> Array:
         """As an 8-bit segmenter sees it."""
         return translator.target.view(translator.decoded(self.images[i], self.sizes[i]))
 
