@@ -798,6 +798,27 @@ def test_it_starts_and_ends(model: Path, tmp_path: Path, ask: int, code: int, la
     assert list(temporary.iterdir()) == [], "nothing is left"
 
 
+@pytest.mark.slow
+def test_it_ends_in_the_midst_of_an_image(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    process, url = started(model, tmp_path / "log", TMPDIR=str(tmp_path / "temporary"))
+    large = io.BytesIO()
+    Image.new("RGB", (4400, 4400)).save(large, "PNG")
+    try:
+        with httpx.Client(base_url=url, trust_env=False, timeout=100) as client, ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(client.post, "/api/translate?trust=1", content=large.getvalue(), headers=PNG)
+            while client.get("/healthz").json()["waiting"] == 0:
+                time.sleep(0.05)
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            assert sent.result().status_code == 503
+        process.communicate(timeout=15)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and (tmp_path / "log").read_text().splitlines()[-1] == "interrupted"
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 # --- against its own description
 
 

@@ -84,9 +84,10 @@ def create_app(
         async with stack:
             yield
         tidying.cancel()
-        gate.worker.shutdown(wait=False, cancel_futures=True)
+        gate.close()
 
     app = FastAPI(title="unflip", version=unflip.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.gate = gate
     app.description = "Unpaired image-to-image translation that keeps semantics."
     rooms = Rooms(folder, limits)
     app.add_middleware(Wall, limits=limits, keys=keys, names=names, rooms=rooms, log=log)  # type: ignore[arg-type]
@@ -110,7 +111,7 @@ def create_app(
     @app.post(
         "/api/translate",
         response_class=Response,
-        responses={200: describe.TRANSLATION, **_problems(400, 401, 403, 404, 408, 413, 415, 422, 429)},
+        responses={200: describe.TRANSLATION, **_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503)},
         **describe.translation(models, token),
     )
     async def translate_image(

@@ -23,6 +23,7 @@ STATUSES = {
     415: "Not a kind of image that is read here.",
     422: "Not an image, broken, or not one like the model's source; or a parameter is wrong.",
     429: "Too many requests of this client, or of all together. `Retry-After` says in how many seconds there may be room.",
+    503: "The server is going down, or has too many connections.",
 }
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 TRANSLATION: dict[str, Any] = {

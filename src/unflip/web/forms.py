@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from unflip.errors import short
@@ -44,11 +45,19 @@ async def _field(request: Request, body: bytes, limits: Limits) -> bytes:
         form = await parser.parse()
     except MultiPartException as error:
         raise Refused(400, f"not a form that can be read: {error.message}") from None
-    file = form.get(FIELD)
-    if not isinstance(file, UploadFile):
-        raise Refused(400, f"no file in the form is called {FIELD}")
-    if others := [name for name in form if name != FIELD]:
-        raise Refused(400, f"the form holds {short(others[0])}, too; {FIELD} is all that is read of one, the rest is in the address")
-    data = await file.read()
-    await form.close()
-    return data
+    async with closing(form):
+        file = form.get(FIELD)
+        if not isinstance(file, UploadFile):
+            raise Refused(400, f"no file in the form is called {FIELD}")
+        if others := [name for name in form if name != FIELD]:
+            raise Refused(400, f"the form holds {short(others[0])}, too; {FIELD} is all that is read of one, the rest is in the address")
+        return await file.read()
+
+
+@asynccontextmanager
+async def closing(form: FormData) -> AsyncIterator[None]:
+    """Let go of its files after the block."""
+    try:
+        yield
+    finally:
+        await form.close()

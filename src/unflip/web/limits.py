@@ -8,9 +8,11 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 from unflip.errors import UserError
@@ -64,7 +66,9 @@ class Gate:
     def __init__(self, places: int) -> None:
         self.places, self.taken, self.seconds = places, 0, 1.0
         self.turn = asyncio.Lock()  # it is fair
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="unflip-translate")
+        self.tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.thread: Thread | None = None
+        self.busy = False
 
     async def wait(self, seconds: float) -> None:
         """Until there is a place, but no longer than that."""
@@ -91,9 +95,37 @@ class Gate:
         async with self.turn:
             began = time.monotonic()
             try:
-                return await asyncio.get_running_loop().run_in_executor(self.worker, function)
+                return await self._in_thread(function)
             finally:
                 self.seconds += 0.2 * (time.monotonic() - began - self.seconds)
+
+    async def _in_thread(self, function: Callable[[], Result]) -> Result:
+        """Always the same one, as networks keep memory for each. It does not keep the process from ending, as an executor's would."""
+        if self.thread is None:
+            self.thread = Thread(target=self._work, name="unflip-translate", daemon=True)
+            self.thread.start()
+        future: Future[Result] = Future()
+
+        def task() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.tasks.put(task)
+        return await asyncio.wrap_future(future)
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            self.busy = True
+            task()
+            self.busy = False
+
+    def close(self) -> None:
+        """The thread ends when it has done what it is at."""
+        self.tasks.put(None)
 
 
 class Rate:

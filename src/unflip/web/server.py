@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
+import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,11 @@ def run(app: FastAPI, listening: socket.socket, log: Lines) -> None:
     try:
         with only_lines(log):
             configured(app, listening).run(sockets=[listening])
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        if app.state.gate.busy:  # an image that takes longer: Python can only wait for the thread, or die of it
+            print(str(stopped) or "interrupted", file=sys.stderr, flush=True)
+            os._exit(getattr(stopped, "exit_code", 130))
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
         listening.close()

@@ -75,6 +75,8 @@ class Wall:
                 raise answer.stopped
         except Refused as error:
             await answer.refuse(error)
+        except asyncio.CancelledError:
+            await answer.refuse(Refused(503, "the server is going down"))
         except Exception as error:
             self.log.failure(error, method=scope["method"], path=scope["path"])
             await answer.refuse(Refused(500, "an error of the server's; its log says which"))
@@ -180,7 +182,7 @@ class _Answer:
         start = {"type": "http.response.start", "status": error.status}
         await self._sent({**start, "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()]})
         await self._sent({"type": "http.response.body", "body": body, "more_body": True})
-        if self.scope["method"] not in ("GET", "HEAD"):
+        if self.scope["method"] not in ("GET", "HEAD") and error.status != 503:
             await self._linger()
         await self._sent({"type": "http.response.body", "body": b""})
 
