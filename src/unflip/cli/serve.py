@@ -23,15 +23,13 @@ def serve(
     rate: Annotated[int, typer.Option(metavar="N", min=0, help="Requests a minute of one client; 0: any.")] = 600,
 ) -> None:
     """Translate in a browser, and for programs by HTTP: a page at /, the API at /api, its description at /docs."""
+    from importlib.util import find_spec
+
     from unflip.errors import MissingExtra
 
-    try:
-        import fastapi  # noqa: F401
-        import gradio  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(error.name or "gradio", "serve") from None
+    for needed in ("fastapi", "gradio", "python_multipart", "uvicorn"):
+        if find_spec(needed) is None:  # not imported here: Gradio first has to be told to keep to itself
+            raise MissingExtra(needed, "serve")
     from unflip.web.app import create_app
     from unflip.web.auth import check_token, hosts
     from unflip.web.limits import Limits

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import unflip
-from unflip.errors import UserError
+from unflip.errors import UserError, short
 from unflip.web import describe
 from unflip.web.auth import Keys
 from unflip.web.files import keep_tidy, private_folder
@@ -120,6 +120,8 @@ def create_app(
         trust: Annotated[bool, Query(description="1: a ZIP of the translation, and of the map of where to trust it.")] = False,
     ) -> Response:
         """Translate an image. Same size and format; TIFF where its format cannot hold the target's bands or depth."""
+        if unknown := [*{*request.query_params} - {"model", "direction", "trust"}]:
+            raise Refused(422, f"no parameter is called {short(unknown[0])}; there are model, direction and trust")
         sides = models.get(model)
         if sides is None:
             raise Refused(404, f"no model is called that; there are {', '.join(models)}")

@@ -39,7 +39,7 @@ def secured(token: str | None) -> dict[str, Any]:
 
 def translation(models: Models, token: str | None) -> dict[str, Any]:
     """What FastAPI cannot know of the body."""
-    file = {"type": "object", "properties": {FIELD: BINARY["schema"]}, "required": [FIELD]}
+    file = {"type": "object", "properties": {FIELD: BINARY["schema"]}, "required": [FIELD], "additionalProperties": False}
     form = {"schema": file, "encoding": {FIELD: {"contentType": ", ".join(TYPES.values())}}}
     content = {kind: BINARY for kind in TYPES.values()} | {FORM: form}
     extra = {"requestBody": {"required": True, "description": "The image, or a form with it.", "content": content}}

@@ -9,6 +9,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from unflip.errors import short
 from unflip.web.limits import Limits, Refused
 from unflip.web.work import TYPES
 
@@ -46,6 +47,8 @@ async def _field(request: Request, body: bytes, limits: Limits) -> bytes:
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
         raise Refused(400, f"no file in the form is called {FIELD}")
+    if others := [name for name in form if name != FIELD]:
+        raise Refused(400, f"the form holds {short(others[0])}, too; {FIELD} is all that is read of one, the rest is in the address")
     data = await file.read()
     await form.close()
     return data
