@@ -38,6 +38,11 @@ VERBS: dict[str, tuple[str, ...]] = {
     "train": (f"unflip train --source renders --target photos --size 64 --budget 200 --device cpu {SMALL} --out runs/first",),
     "translate": ("unflip translate runs/first renders --out translated --trust --device cpu",),
     "export": ("unflip export runs/first --out model.onnx",),
+    "serve": (
+        "unflip serve runs/first --device cpu",
+        "curl -s --data-binary @renders/000000.png -H 'Content-Type: image/png' -o translated.png http://127.0.0.1:7860/api/translate",
+        "curl -s http://127.0.0.1:7860/api/models",
+    ),
     "segmenter": (
         "unflip segmenter --images photos --labels photo_labels --classes classes.json --budget 300 --size 96x64 --device cpu "
         "--out segmenter",
@@ -78,11 +83,17 @@ def main() -> None:
 def outputs(folder: Path, only: list[str]) -> Iterator[tuple[str, str]]:
     """What ``only`` these verbs print, as Markdown, having made what they need in ``folder``."""
     make(folder)
-    needed = {"translate": {"train"}, "export": {"train"}, "evaluate": {"train", "translate", "segmenter"}, "compare": {"segmenter"}}
+    needed = {
+        "translate": {"train"},
+        "export": {"train"},
+        "serve": {"train"},
+        "evaluate": {"train", "translate", "segmenter"},
+        "compare": {"segmenter"},
+    }
     wanted = set(only).union(*(needed.get(verb, set()) for verb in only))
     for verb in VERBS:
         if verb in wanted:
-            text = "\n\n".join(said(command, folder) for command in VERBS[verb])
+            text = served(VERBS[verb], folder) if verb == "serve" else "\n\n".join(said(command, folder) for command in VERBS[verb])
             if verb in only:
                 yield verb, text
 
@@ -116,6 +127,26 @@ def said(command: str, folder: Path) -> str:
         raise SystemExit(f"{command}\n{done.stdout}")
     code = f"\n(exit code {done.returncode})" if done.returncode else ""
     return f"```\n$ {folded(command)}\n{settled(done.stdout)}{code}\n```"
+
+
+def served(commands: tuple[str, ...], folder: Path) -> str:
+    """A server that is started, what clients then get, and what the server has logged of them."""
+    words = [sys.executable, "-m", "unflip", *shlex.split(commands[0])[1:]]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stderr is not None
+        try:
+            address = server.stdout.readline().strip()
+            if not address:
+                raise SystemExit(f"{commands[0]}\n{server.stderr.read()}")
+            got = [
+                subprocess.run(shlex.split(each), cwd=folder, check=True, capture_output=True, text=True).stdout for each in commands[1:]
+            ]
+        finally:
+            server.terminate()
+        log = [line for line in server.stderr.read().splitlines() if "/api/" in line]
+    first = "\n".join((f"$ {commands[0]}", address, *log))
+    others = "\n".join(f"$ {command}\n{text.strip()}".strip() for command, text in zip(commands[1:], got, strict=True))
+    return f"```\n{first}\n```\n\nand in another terminal\n\n```\n{others}\n```"
 
 
 def settled(text: str) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
 import venv
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def tried() -> list[str]:
     return commands
 
 
+def served() -> list[str]:
+    """Its commands for the page."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (each for each in re.findall(r"^```\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL) if "unflip serve" in each)
+    return list(block.splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_newcomers_path(tmp_path: Path) -> None:
@@ -143,6 +151,27 @@ def test_a_newcomers_path(tmp_path: Path) -> None:
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
     assert (tmp_path / "here/demo/report.html").is_file() and (tmp_path / "here/again/report.html").is_file()
     assert (tmp_path / "here/one/000800.png").is_file()
+
+    install, serve = served()
+    assert install == "pip install '.[serve]'"
+    done = subprocess.run([programs / "pip", "install", "--quiet", f"{wheel}[serve]"], env={**environment, **settings}, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = [*shlex.split(serve), "--port", "0"]
+    with subprocess.Popen(
+        words, cwd=tmp_path / "here", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None and server.stderr is not None
+        address = server.stdout.readline().strip()
+        try:
+            assert address.startswith("http://127.0.0.1:"), server.stderr.read()
+            with urllib.request.urlopen(address, timeout=60) as page:
+                assert b"unflip" in page.read()
+            photo = (tmp_path / "here/demo/test/source/000800.png").read_bytes()
+            asked = urllib.request.Request(f"{address}/api/translate", photo, {"Content-Type": "image/png"})
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                assert answer.read() == (tmp_path / "here/one/000800.png").read_bytes()
+        finally:
+            server.terminate()
 
 
 def test_what_the_readme_tries_is_what_the_demo_leaves() -> None:
