@@ -178,6 +178,18 @@ def test_names_are_made_unique(tmp_path: Path, models: dict[str, dict[str, Trans
         load_models([str(tmp_path / "nowhere")], "cpu")
 
 
+def test_a_model_of_the_way_back_alone(monkeypatch: pytest.MonkeyPatch, models: dict[str, dict[str, Translator]]) -> None:
+    """An exported file may be; it is not taken for one of the way there."""
+    monkeypatch.setattr("unflip.web.work.load", lambda run, device, direction="forward": models["both"]["backward"])
+    (sides,) = load_models(["back.onnx"], "cpu").values()
+    assert [*sides] == ["backward"]
+    with serving({"back": sides}) as server, server.client() as client:
+        assert client.get("/api/models").json()["models"][0]["directions"] == ["backward"]
+        refused = client.post("/api/translate", content=picture(), headers=PNG)
+        assert refused.status_code == 404 and "backward only" in error(refused)
+        assert client.post("/api/translate?direction=backward", content=picture(), headers=PNG).status_code == 200
+
+
 def test_its_description_needs_nothing_from_outside(client: Any) -> None:
     for path in ("/docs", "/login", "/"):
         answer = client.get(path)

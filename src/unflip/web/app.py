@@ -36,7 +36,7 @@ class Model(BaseModel):
     name: str
     directions: list[Literal["forward", "backward"]]
     source: str
-    """What its images hold, such as "uint8 with 3 bands"; backward, that is the target's."""
+    """What the images hold that it takes in the first direction, such as "uint8 with 3 bands"."""
     target: str
     resize: str
     """What is done to an image before it is translated, and undone after."""
@@ -127,7 +127,7 @@ def create_app(
         if sides is None:
             raise Refused(404, f"no model is called that; there are {', '.join(models)}")
         if direction not in sides:
-            raise Refused(404, "this model translates forward only")
+            raise Refused(404, f"this model translates {next(iter(sides))} only")
         async with gate.place():
             data = await image_of(request, limits)
             if await request.is_disconnected():
@@ -169,8 +169,8 @@ def packed(made: Made) -> bytes:
 
 
 def _model(name: str, sides: Any) -> Model:
-    forward = sides["forward"]
-    return Model(name=name, directions=[*sides], source=str(forward.source), target=str(forward.target), resize=str(forward.resize))
+    first = next(iter(sides.values()))
+    return Model(name=name, directions=[*sides], source=str(first.source), target=str(first.target), resize=str(first.resize))
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

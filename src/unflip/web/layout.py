@@ -24,7 +24,7 @@ EMPTY = "Drop one image or several. The translation appears beside its source."
 
 def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Lines) -> gradio.Blocks:
     """The page."""
-    two_sided = [name for name, sides in models.items() if "backward" in sides]
+    two_sided = [name for name, sides in models.items() if len(sides) > 1]
     first = next(iter(models))
 
     async def translate(files: list[str] | None, model: str, direction: str, doubt: bool, before: Sequence[Shown]) -> list[Any]:
@@ -34,7 +34,8 @@ def laid_out(models: Models, limits: Limits, gate: Gate, folder: Path, log: Line
         known = {each.of: each for each in before if Path(each.file).exists()}
         if files and len(files) > limits.drop:
             problems.append(f"{len(files)} images; these are the first {limits.drop}")
-        translator = models[model].get(direction, models[model]["forward"])
+        sides = models[model]
+        translator = sides[direction if direction in sides else next(iter(sides))]
         try:
             await gate.wait(limits.patience)
             async with gate.place():

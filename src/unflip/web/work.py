@@ -58,9 +58,10 @@ def load_models(runs: Sequence[str], device: str) -> dict[str, dict[str, Transla
     """
     found: dict[str, dict[str, Translator]] = {}
     for run in runs:
-        sides = {"forward": load(run, device=device)}
+        first = load(run, device=device)
+        sides: dict[str, Translator] = {first.direction: first}  # an ONNX file may hold the way back alone
         with suppress(UserError):  # it has been loaded once: all that can be wrong is that there is no way back
-            sides["backward"] = load(run, device=device, direction="backward")
+            sides.setdefault("backward", load(run, device=device, direction="backward"))
         found[_called(run, found)] = sides
     return found
 
