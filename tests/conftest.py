@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,3 +141,17 @@ def config(domains: dict[str, Path]) -> Callable[..., RunConfig]:
         return configure(method, settings=[*small(method), *settings], **fields)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, the system's or Playwright's own; where there is none, its tests are skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        known = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+        path = next(known, started.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip("no Chromium")
+        launched = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,9 @@ from unflip.report.page import Page, write
 from unflip.report.pictures import Comparison, Picture, Row
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 RED, BLUE = (np.full((48, 64, 3), color, np.uint8) for color in ((200, 0, 0), (0, 0, 200)))
 LONG = "folder/" + 20 * "a_name_without_any_spaces_" + ".png"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        path = CHROMIUM or (started.chromium.executable_path if Path(started.chromium.executable_path).exists() else None)
-        if path is None:
-            pytest.skip("no Chromium")
-        launched = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

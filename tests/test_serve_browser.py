@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,20 +22,8 @@ from serving import TOKEN, Server, picture, serving  # noqa: E402
 from unflip.web.limits import Limits  # noqa: E402
 from unflip.web.work import load_models  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KNOWN = {"Method not implemented."}
 """What Gradio's scripts write to the console of a healthy page."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        path = CHROMIUM or (started.chromium.executable_path if Path(started.chromium.executable_path).exists() else None)
-        if path is None:
-            pytest.skip("no Chromium")
-        launched = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
