@@ -28,7 +28,7 @@ demo: $(CORE)
 	$(BIN)/unflip demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow

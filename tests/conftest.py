@@ -34,6 +34,25 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 
+LONGEST = (
+    "test_team",
+    "test_scale",
+    "test_train",
+    "test_resume",
+    "test_faults",
+    "test_contracts",
+    "test_compare",
+    "test_bench",
+    "test_validate",
+)
+"""Files that take half a minute or more: they are begun first, so that no process waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 class Result(NamedTuple):
     """How a command ended and what it wrote."""
 
