@@ -36,16 +36,17 @@ settings.load_profile("same")
 
 LONGEST = (
     "test_team",
-    "test_scale",
     "test_train",
     "test_resume",
     "test_faults",
     "test_contracts",
+    "test_scale",
     "test_compare",
     "test_bench",
     "test_validate",
 )
-"""Files that take half a minute or more: they are begun first, so that no process waits for another at the end."""
+"""Files that take half a minute or more: they are begun first, so that no process waits for another at the end. Those that start processes of
+their own, ``test_team`` and ``test_scale``, are kept apart."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
