@@ -45,8 +45,8 @@ LONGEST = (
     "test_bench",
     "test_validate",
 )
-"""Files that take half a minute or more: they are begun first, so that no process waits for another at the end. Those that start processes of
-their own, ``test_team`` and ``test_scale``, are kept apart."""
+"""Files that take half a minute or more: they are begun first, so that no process waits for another at the end. Those that start many
+processes, ``test_team`` and ``test_scale``, are kept apart."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
