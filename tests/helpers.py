@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from unflip import modelfolder
 from unflip.config import Config
 from unflip.data.labels import Classes
+from unflip.errors import UserError
 from unflip.losses.draws import Draws
 from unflip.losses.objective import active
 from unflip.methods import Recipe
@@ -202,6 +204,17 @@ def make_model(folder: Path, *, sides: int = 1, seed: int = 7, width: int = 4, *
     networks = {side: scale_weights(described.generator.build(*ends, rng()), seed + i).float() for i, side in enumerate(SIDES[sides])}
     modelfolder.save(folder, described, nn.ModuleDict(networks), None)
     return folder
+
+
+def refused(call: Callable[[], Any], *parts: object) -> str:
+    """The one line of the ``UserError`` that the call raises, which holds all ``parts``."""
+    with pytest.raises(UserError) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in parts:
+        assert str(part) in line, f"{part} is not in: {line}"
+    return line
 
 
 def reader(x: Tensor) -> Callable[[int, int, int, int], Tensor]:

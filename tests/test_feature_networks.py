@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from helpers import untouched_global_rng
+from helpers import refused, untouched_global_rng
 from unflip.data.images import read_rgb
 from unflip.data.labels import Classes
-from unflip.errors import MissingExtra, UserError
+from unflip.errors import MissingExtra
 from unflip.evaluation.features import FeatureNetwork, feature_network
 from unflip.evaluation.lpips import Lpips
 from unflip.networks.segmenter import SegmenterConfig
@@ -30,15 +30,6 @@ from unflip.segmenterfolder import SegmenterModel, SegmenterModelConfig, load_se
 
 RANDOM = np.random.default_rng(0)
 WIDE, TALL = (RANDOM.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 72, 3), (51, 35, 3)))
-
-
-def refused(call: Callable[[], Any], *parts: str) -> str:
-    """The one line of the ``UserError`` that the call raises, which holds all ``parts``."""
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line and all(part in line for part in parts), line
-    return line
 
 
 def sees(network: FeatureNetwork, dimension: int) -> None:

@@ -16,11 +16,11 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 import unflip
-from helpers import make_model
+from helpers import make_model, refused
 from hub_server import Hub, point, serving
 from unflip import modelfolder
 from unflip.data.places import Place
-from unflip.errors import MissingExtra, UserError
+from unflip.errors import MissingExtra
 from unflip.inference.hub import downloaded, is_hub_id, push
 from unflip.inference.manifest import Manifest
 from unflip.modelcard import card
@@ -67,14 +67,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def quietly(*given: Any, **more: Any) -> Path:
     return downloaded(*given, say=lambda line: None, **more)
-
-
-def refused(do: Callable[[], Any], *texts: str) -> str:
-    with pytest.raises(UserError) as caught:
-        do()
-    line = str(caught.value)
-    assert "\n" not in line and all(text in line for text in texts), line
-    return line
 
 
 def figure(value: float | None) -> dict[str, Any]:

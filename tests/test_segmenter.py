@@ -21,13 +21,13 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 from torch import Tensor, nn
 
-from helpers import lively, rng, same, untouched_global_rng
+from helpers import lively, refused, rng, same, untouched_global_rng
 from unflip.data.folders import find_images, survey
 from unflip.data.images import read_rgb
 from unflip.data.labels import Classes, Labels, read_labels
 from unflip.data.pairs import Images
 from unflip.engine.launch import launch
-from unflip.errors import Interrupted, MissingExtra, UserError
+from unflip.errors import Interrupted, MissingExtra
 from unflip.evaluation import segmenter as training
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.segmenter import Crops, Lesson, class_weights, rate, weighted_cross_entropy
@@ -83,16 +83,6 @@ def stored(images: Path, labels: Path, classes: Classes = CLASSES) -> tuple[Imag
     entries = survey(find_images(images))
     maps = [entry._replace(path=labels / entry.path.name) for entry in entries]
     return Images(entries, shared=False), Labels(maps, classes, shared=False)
-
-
-def refused(call: Callable[[], Any], *parts: object) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in parts:
-        assert str(part) in line, f"{part} is not in: {line}"
-    return line
 
 
 # --- the loss and its weights

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from unflip.errors import cut
+
 WeightFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")]
 """The name of a file of weights: it leads nowhere, as ``../x`` would."""
 
@@ -81,8 +83,7 @@ def _quoted(value: Any) -> str:
 
 def shortened(value: object) -> str:
     """A value as text of one line, of which an error is made."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return cut(" ".join(str(value).split()), LONGEST)
 
 
 def by_kind(value: Any, table: Mapping[str, type[Config]], what: str) -> Any:

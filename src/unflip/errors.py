@@ -40,5 +40,9 @@ def one_line(error: BaseException) -> str:
 
 def short(name: object) -> str:
     """A name in a file of others, which can be anything, quoted and fit to be printed."""
-    text = ascii(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(ascii(name), 80)
+
+
+def cut(text: str, most: int) -> str:
+    """``text`` in at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.devices import available_memory
 from unflip.inference.tiles import Moments, Read, Tiles, instead
 from unflip.inference.torch_backend import TorchTranslator
-from unflip.inference.translator import Translator
+from unflip.inference.translator import Translator, picture_at
 from unflip.networks import Generator
 from unflip.networks.blocks import InstanceNorm
 from unflip.networks.chain import uncompiled
@@ -37,8 +36,7 @@ def spread(count: int, most: int = SAMPLED) -> list[int]:
 def resized(translator: Translator, frame: Array) -> Array:
     """A frame ``(H, W, 3)`` uint8 as the model wants it."""
     height, width = frame.shape[:2]
-    size = translator.resize.size_for(width, height)
-    return frame if size == (width, height) else np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+    return picture_at(frame, translator.resize.size_for(width, height))
 
 
 @contextmanager

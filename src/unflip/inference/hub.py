@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unflip import modelfolder
-from unflip.errors import MissingExtra, UserError, one_line
+from unflip.errors import MissingExtra, UserError, cut, one_line
 from unflip.files import sha256
 from unflip.modelcard import card, nameless
 from unflip.modelfolder import WEIGHTS, ModelConfig
@@ -71,7 +71,7 @@ def downloaded(
         try:
             names = ["config.json", "README.md", *modelfolder.read_config(folder).files]
         except UserError as error:
-            reason = _shortened(str(error).removeprefix(f"{folder}/"))
+            reason = cut(str(error).removeprefix(f"{folder}/"), LONGEST)
             raise UserError(f"no model that this unflip can read, {repository} on the hub ({reason})") from None
         with _bars(sys.stderr.isatty()):  # the folder's name is the commit: both are of the same one
             return Path(snapshot_download(repository, revision=folder.name, token=token, etag_timeout=PATIENCE, allow_patterns=names))
@@ -190,17 +190,17 @@ def _hub_errors(repository: str, revision: str | None, plain: str) -> Iterator[N
     except errors.LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
             raise UserError(f"{plain}HF_HUB_OFFLINE is set and {repository} is not in the cache{folder}; or unset it") from error
-        reason = _shortened(one_line(error.__cause__ or error))
+        reason = cut(one_line(error.__cause__ or error), LONGEST)
         raise UserError(f"{plain}the hub cannot be reached ({reason}){folder}; {repository} is not in the cache") from error
     except errors.OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set, and the hub is needed; unset it") from error
     except errors.HfHubHTTPError as error:
         code = error.response.status_code
         remedy = log_in if code in (401, 403) else "try again later"
-        raise UserError(f"the hub refuses {repository} (status {code}: {_shortened(one_line(error))}); {remedy}") from error
+        raise UserError(f"the hub refuses {repository} (status {code}: {cut(one_line(error), LONGEST)}); {remedy}") from error
     except Exception as error:  # of the network, and of huggingface_hub: they have no base that all its versions share
         raise UserError(
-            f"{plain}the hub cannot be used for {repository} ({_shortened(one_line(error))}); check the network{folder}"
+            f"{plain}the hub cannot be used for {repository} ({cut(one_line(error), LONGEST)}); check the network{folder}"
         ) from error
 
 
@@ -221,7 +221,3 @@ def _bars(on: bool) -> Iterator[None]:
     finally:
         enable_progress_bars()
         said.setLevel(level)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from unflip.config import Config, problem
 from unflip.data.bands import RGB, Bands
-from unflip.errors import MissingExtra, UserError, one_line
+from unflip.errors import MissingExtra, UserError, cut, one_line
 from unflip.inference.translator import Direction, Translator
 
 KEY = "unflip"
@@ -96,12 +96,12 @@ def _session(content: bytes, device: str, path: Path) -> Any:
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised, too; what it warns of is its own business
-    if "OMP_NUM_THREADS" in os.environ:
-        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # it can be a list, of nested regions
+        options.intra_op_num_threads = int(threads)
     try:
         return runtime.InferenceSession(content, options, providers=[PROVIDERS[device]])
     except Exception as error:
-        raise UserError(f"{path} cannot be read as ONNX ({one_line(error)[:200]}); export it again") from None
+        raise UserError(f"{path} cannot be read as ONNX ({cut(one_line(error), 200)}); export it again") from None
 
 
 def _runtime() -> Any:

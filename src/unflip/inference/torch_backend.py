@@ -19,7 +19,7 @@ from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
 from unflip.inference.hub import push
 from unflip.inference.tiles import SIDES, Box, Read, Tiles, side_for
-from unflip.inference.translator import Direction, Translator, enlarged
+from unflip.inference.translator import Direction, Translator, picture_at
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
@@ -178,7 +178,7 @@ class TorchTranslator(nn.Module, Translator):
         """What the network made of one image, ``(C, h, w)``, as ``target`` says, at ``size``."""
         y = narrowed(y, self.target.count)
         if self.common(valid, self.target.empty(nodata)):  # in bytes from the device
-            return enlarged(to_image(y).permute(1, 2, 0).cpu().numpy(), size)
+            return picture_at(to_image(y).permute(1, 2, 0).cpu().numpy(), size)
         return self.finished(y.permute(1, 2, 0).cpu().numpy(), size, valid, nodata)
 
     def _tensors(self, x: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Translator(ABC):
         """A translation ``(h, w, C)`` in [-1, 1] as ``target`` says, at ``size`` (width, height)."""
         nodata = self.target.empty(nodata)
         if self.common(valid, nodata):
-            return enlarged(np.clip(np.rint((y + 1) * np.float32(127.5)), 0, 255).astype(np.uint8), size)
+            return picture_at(np.clip(np.rint((y + 1) * np.float32(127.5)), 0, 255).astype(np.uint8), size)
         return self.target.stored(resized(y, size), None if valid is None else nearest(valid, size), nodata)
 
     def common(self, valid: Valid | None, nodata: float | None) -> bool:
@@ -189,7 +189,7 @@ class Translator(ABC):
     def _one_by_one(self, x: Tensor) -> Tensor:
         import torch
 
-        made = [torch.from_numpy(np.array(self._array(each.permute(1, 2, 0).cpu().numpy()))) for each in x]  # some are read-only
+        made = [torch.from_numpy(self._array(each.permute(1, 2, 0).cpu().numpy())) for each in x]
         return torch.stack([each.permute(2, 0, 1) for each in made])
 
 
@@ -199,11 +199,11 @@ def check_direction(direction: str) -> None:
         raise UserError(f"unknown direction {direction!r}; use forward or backward")
 
 
-def enlarged(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture ``(h, w, C)`` at ``size`` (width, height)."""
+def picture_at(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture ``(h, w, C)`` at ``size`` (width, height); not read-only, as PyTorch wants it."""
     if image.shape[1::-1] == size:
         return image
-    return banded(np.asarray(Image.fromarray(unbanded(image)).resize(size, Image.Resampling.BICUBIC)))
+    return banded(np.array(Image.fromarray(unbanded(image)).resize(size, Image.Resampling.BICUBIC)))
 
 
 def load(

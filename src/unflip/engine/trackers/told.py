@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as TooLong
 from typing import Any
 
 from unflip.engine.trackers.tracker import Run, Tracker
-from unflip.errors import UserError, one_line
+from unflip.errors import UserError, cut, one_line
 
 PATIENCE = 60.0
 """Seconds in which a tracker must have begun."""
@@ -41,7 +41,7 @@ class Told:
         except TooLong:
             reason = f"no answer in {PATIENCE:.0f} seconds"
         except Exception as error:  # of libraries and servers: anything
-            reason = _reason(error)
+            reason = cut(one_line(error), LONGEST)
         raise UserError(f"cannot track the run by {self.name} ({reason}); see that its settings are right, or leave it out")
 
     def tell(self, what: str, *given: Any) -> None:
@@ -71,9 +71,4 @@ class Told:
                 what, given = self.waiting.get()
                 getattr(tracker, what)(*given)
         except BaseException as error:  # of libraries and servers: anything, and in a thread nobody else would say it
-            self.trouble = _reason(error)
-
-
-def _reason(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+            self.trouble = cut(one_line(error), LONGEST)
