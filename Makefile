@@ -12,7 +12,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
 # Two installations must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-slow lint format docs study results clean
 
 help:
 	@echo 'make demo       train and translate on made streets, then report: demo/report.html'
@@ -21,6 +21,8 @@ help:
 	@echo 'make lint       style, types and layers only'
 	@echo 'make format     rewrite the code in the house style'
 	@echo 'make docs       the documentation as a site: site/index.html'
+	@echo 'make study      the study of docs/results: SCALE=cpu or gpu, DATA=folder of images; goes on where it stopped'
+	@echo 'make results    write the pages of the study anew from its files'
 	@echo 'make clean      remove what these targets made'
 
 demo: $(CORE)
@@ -45,6 +47,14 @@ format: $(DEV)
 
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# Two runs at once: on two cores, or on one GPU.
+SCALE := cpu
+study: $(DEV)
+	$(BIN)/python benchmarks/study.py --scale $(SCALE) $(if $(DATA),--data $(DATA)) --jobs 2 --out study
+
+results: $(DEV)
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

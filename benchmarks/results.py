@@ -1,0 +1,256 @@
+"""The pages of the study, out of the files that its runs left.
+
+    python benchmarks/results.py            # or: make results
+
+Reads docs/results/runs/STUDY/SCALE/WHAT/seedK.json, which benchmarks/study.py writes, and fills what stands between the markers of
+docs/results/STUDY.md, ``<!-- NAME -->`` and ``<!-- end -->``, and of README.md. What is written by hand stays; numbers never are.
+Draws docs/images/study_STUDY_SCALE.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from study_boxes import GROUPS
+from study_chart import scatter
+from study_plan import SCALES, studies
+from study_records import NONE, SAID, Records, Value, flipped, metric, percent, points, small, spread, table
+from study_tasks import UNTRANSLATED
+from verbs import filled
+
+from unflip.files import write_bytes
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"camvid_unmatched": "camvid_unmatched.md", "streets": "streets_study.md", "carla_camvid": "carla_camvid.md"}
+
+
+def translations(records: Records) -> str:
+    """How the judge reads what each method made."""
+    labeled = records.study.test_labels is not None
+    columns: list[tuple[str, Value, Callable[[float], str]]] = []
+    if labeled:
+        columns += [
+            ("mean IoU, %", metric("metrics", "mean_iou"), percent),
+            ("pixel accuracy, %", metric("metrics", "pixel_accuracy"), percent),
+            ("class accuracy, %", metric("metrics", "class_accuracy"), percent),
+            ("excess flip rate, %", metric("metrics", "excess_flip_rate"), percent),
+            *((f"{a} → {b}, %", flipped(a, b), percent) for a, b in records.study.flips),
+        ]
+    if records.study.boxes is not None:
+        columns += [(f"{group} in its boxes, %", metric("boxes", group, "share"), percent) for group in GROUPS]
+    columns += [
+        ("Fréchet distance", metric("metrics", "realism", "frechet"), small),
+        ("KID × 1000", metric("metrics", "realism", "kid"), lambda value: small(1000 * value)),
+    ]
+    shown = [what for what in (UNTRANSLATED, *records.methods) if what in records.runs]
+    rows = [
+        [
+            SAID.get(what, f"`{what}`"),
+            NONE if what == UNTRANSLATED else str(len(records.runs[what])),
+            *(spread(records.values(what, of).values(), form) for _, of, form in columns),
+        ]
+        for what in shown
+    ]
+    return table(["", "seeds", *(head for head, _, _ in columns)], rows)
+
+
+def adaptation(records: Records) -> str:
+    """How networks read real target images, by what they were trained on."""
+    iou, accuracy = metric("adapted", "mean_iou"), metric("adapted", "pixel_accuracy")
+    base, ceiling = records.values("source_only", iou), records.values("target", iou)
+    rows = []
+    for what in ("source_only", "color_transfer", *records.methods, "target"):
+        found = records.values(what, iou)
+        if not found:
+            continue
+        gain = [value - base[seed] for seed, value in found.items() if seed in base] if what != "source_only" else []
+        share = [value / ceiling[seed] for seed, value in found.items() if seed in ceiling] if what != "target" else []
+        rows.append(
+            [
+                SAID.get(what, f"`{what}`"),
+                str(len(found)),
+                spread(found.values(), percent),
+                spread(records.values(what, accuracy).values(), percent),
+                spread(gain, points),
+                spread(share, percent),
+            ]
+        )
+    return table(["trained on", "seeds", "mean IoU, %", "pixel accuracy, %", "over source only, points", "of the ceiling, %"], rows)
+
+
+def expectation(records: Records, says: str, a: str, b: str, of: Value, least: float = 0.0) -> list[str]:
+    """Whether ``a`` has at least ``least`` more than ``b``, seed by seed."""
+    ours, theirs = records.values(a, of), records.values(b, of)
+    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    if not differences:
+        return [says, NONE, NONE, "not measured yet"]
+    if all(each > least for each in differences):
+        verdict = "holds, in every seed"
+    elif all(each <= least for each in differences):
+        verdict = "does not hold, in any seed"
+    else:
+        verdict = "on average, not in every seed" if fmean(differences) > least else "not on average; in some seed"
+    return [says, spread(differences, points), str(len(differences)), verdict]
+
+
+def expectations(records: Records) -> str:
+    """What the papers lead one to expect, and what came out."""
+    iou, adapted = metric("metrics", "mean_iou"), metric("adapted", "mean_iou")
+    rows = []
+    if records.study.test_labels is not None:
+
+        def spared(run: Mapping[str, Any]) -> float | None:
+            value = metric("metrics", "excess_flip_rate")(run)
+            return None if value is None else -value
+
+        rows += [
+            expectation(records, "`srunit` has a higher mean IoU than `cut`", "srunit", "cut", iou),
+            expectation(records, "`semst` has a higher mean IoU than `srunit`", "semst", "srunit", iou),
+            expectation(records, "`srunit` flips less than `cut`", "srunit", "cut", spared),
+            expectation(records, "`semst` flips less than `cut`", "semst", "cut", spared),
+        ]
+    if records.study.adapt_test is not None:
+        says = "a network trained on `semst`'s translations reads photos better than source only, by 5 points of mean IoU"
+        rows += [
+            expectation(records, says, "semst", "source_only", adapted, 0.05),
+            expectation(records, "… and better than with color transfer", "semst", "color_transfer", adapted),
+            expectation(records, "… and better than with `cut`'s translations", "semst", "cut", adapted),
+        ]
+    if records.study.boxes is not None:
+        for group in ("car", "two-wheeler"):
+            share = metric("boxes", group, "share")
+            base = records.values(UNTRANSLATED, share).get(0)
+            for method in records.methods:
+                found = {seed: value - (base or 0.0) for seed, value in records.values(method, share).items()}
+                better = (
+                    "more in every seed"
+                    if min(found.values()) > 0
+                    else "less in every seed"
+                    if max(found.values()) <= 0
+                    else "in some seeds"
+                )
+                says = f"`{method}`: more of a {group}'s box is read as one than untranslated"
+                rows.append([says, spread(found.values(), points), str(len(found)), better])
+    return table(["expected", "difference, points", "seeds", "what came out"], rows)
+
+
+def facts(records: Records) -> str:
+    """What was done, with what, and which runs there are."""
+    scale = SCALES[records.scale.partition("-")[0]]
+    runs = [run for each in records.runs.values() for run in each]
+    judges = {run["metrics"]["judge"]["sha256"][:8]: run["metrics"]["judge"] for run in runs if "metrics" in run}
+    lines = [f"Runs that are there: {', '.join(f'{SAID.get(what, what)} {len(each)}' for what, each in records.runs.items())}."]
+    budgets = sorted({run["training"]["budget"] for run in runs if "training" in run})
+    if budgets:
+        counts, resized = (
+            ", ".join(f"{budget:,}" for budget in budgets),
+            f" of images resized to {scale.resize}" if scale.resize != "none" else "",
+        )
+        settings = ", ".join(scale.settings) or "the defaults"
+        lines.append(f"Each training: {counts} source images, crops of {scale.size} pixels{resized}; {settings}.")
+    for sha, judge in judges.items():
+        lines.append(
+            f"The judge (weights {sha}) reads {judge['images']} real photos that it has not seen with a pixel accuracy of "
+            f"{100 * judge['pixel_accuracy']:.1f} % and a mean IoU of {100 * judge['mean_iou']:.1f} %."
+        )
+    if len(judges) > 1:
+        lines.append("There are several judges: runs that were read by different ones compare less exactly.")
+    dates = sorted({run["made"]["date"] for run in runs})
+    made = {name: sorted({str(run["made"][name]) for run in runs}) for name in ("commit", "device", "torch", "threads")}
+    when, (commit, device, version, threads) = (
+        " to ".join(dict.fromkeys((dates[0], dates[-1]))),
+        (", ".join(each) for each in made.values()),
+    )
+    lines.append(f"Measured {when} at commit {commit}, on {device}, {threads} thread(s) a run, torch {version}.")
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def picture(records: Records) -> str:
+    """Every run by realism and semantics, as SVG; the sources as they are, where they are not so far away that the runs become one dot."""
+    study, frechet = records.study, metric("metrics", "realism", "frechet")
+    up, of = (
+        ("excess flip rate, %", metric("metrics", "excess_flip_rate"))
+        if study.boxes is None
+        else ("of a car's box read as a car, %", metric("boxes", "car", "share"))
+    )
+    dots: dict[str, list[tuple[float, float]]] = {}
+    for what in (*records.methods, UNTRANSLATED):
+        across, values = records.values(what, frechet), records.values(what, of)
+        found = [(across[seed], 100 * values[seed]) for seed in across if seed in values]
+        if found and (what != UNTRANSLATED or found[0][0] < 3 * max(x for each in dots.values() for x, _ in each)):
+            dots[SAID.get(what, what)] = found
+    return scatter(dots, "Fréchet distance to the target, in the judge's features", up)
+
+
+def overview(found: Sequence[Records]) -> str:
+    """Of the README: the first methods of every study."""
+    rows = []
+    for records in found:
+        for what in (UNTRANSLATED, *records.methods):
+            if what not in records.runs:
+                continue
+            rows.append(
+                [
+                    f"[{records.study.name}](docs/results/{PAGES[records.study.name]}), {records.scale}",
+                    SAID.get(what, f"`{what}`"),
+                    NONE if what == UNTRANSLATED else str(len(records.runs[what])),
+                    spread(records.values(what, metric("metrics", "mean_iou")).values(), percent) if records.study.test_labels else NONE,
+                    spread(records.values(what, metric("metrics", "excess_flip_rate")).values(), percent)
+                    if records.study.test_labels
+                    else NONE,
+                    spread(
+                        records.values("source_only" if what == UNTRANSLATED else what, metric("adapted", "mean_iou")).values(), percent
+                    ),
+                    spread(records.values(what, metric("metrics", "realism", "frechet")).values(), small),
+                ]
+            )
+    head = ["study, scale", "", "seeds", "mean IoU, %", "excess flip rate, %", "adapted: mean IoU, %", "Fréchet distance"]
+    return table(head, rows)
+
+
+BLOCKS: dict[str, Callable[[Records], str]] = {
+    "facts": facts,
+    "translations": translations,
+    "expectations": expectations,
+    "adaptation": adaptation,
+}
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """Every page as it should be."""
+    known = studies(Path("DATA"), Path("OUT"), SCALES["cpu"])
+    found: list[Records] = []
+    texts: dict[Path, str] = {}
+    for name, page in PAGES.items():
+        path = ROOT / "docs/results" / page
+        text = path.read_text(encoding="utf-8")
+        for scale in sorted(each.name for each in (folder / name).glob("*") if each.is_dir()):
+            records = Records.read(known[name], scale, folder)
+            if not records.methods:
+                continue
+            found.append(records)
+            texts[ROOT / f"docs/images/study_{name}_{scale}.svg"] = picture(records)
+            for block, make in BLOCKS.items():
+                if f"<!-- {scale} {block} -->" in text:
+                    text = filled(text, f"{scale} {block}", make(records))
+        texts[path] = text
+    readme = ROOT / "README.md"
+    texts[readme] = filled(readme.read_text(encoding="utf-8"), "study", overview(found))
+    return texts
+
+
+def main() -> None:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=ROOT / "docs/results/runs")
+    for path, text in pages(parser.parse_args().records).items():
+        write_bytes(path, text.encode())
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
