@@ -28,9 +28,12 @@ from unflip.data.labels import Classes, Labels, read_labels
 from unflip.data.pairs import Images
 from unflip.engine.launch import launch
 from unflip.errors import Interrupted, MissingExtra
+from unflip.evaluation import crops as cropping
 from unflip.evaluation import segmenter as training
+from unflip.evaluation.crops import Crops
+from unflip.evaluation.lesson import Lesson
 from unflip.evaluation.reader import Reader
-from unflip.evaluation.segmenter import Crops, Lesson, class_weights, rate, weighted_cross_entropy
+from unflip.evaluation.segmenter import class_weights, rate, weighted_cross_entropy
 from unflip.networks import pretrained
 from unflip.networks.pretrained import find_pretrained
 from unflip.networks.segmenter import SegmenterConfig
@@ -71,7 +74,7 @@ def data(tmp_path: Path) -> tuple[Path, Path, Path]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe trains a tiny network."""
-    monkeypatch.setattr(recipe, "SegmenterConfig", lambda stem_stride: TINY)
+    monkeypatch.setattr(recipe, "_from_scratch", lambda size: TINY)
 
 
 def quick(data: tuple[Path, Path, Path], out: Path, **changes: Any) -> Any:
@@ -147,7 +150,7 @@ def coded(folder: Path, width: int, height: int, count: int = 1, void: int = 0) 
 
 @pytest.fixture
 def plain_colors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_recolored", lambda x, rng: x)
+    monkeypatch.setattr(cropping, "_recolored", lambda x, rng: x)
 
 
 def lesson(size: str | int = 16, **changes: Any) -> Lesson:
@@ -248,11 +251,11 @@ def test_a_window_shows_its_spot() -> None:
     random = np.random.default_rng(0)
     for spot in (0, 5, 19):
         for window in (1, 7, 20, 26):
-            starts = {training._place(random, 20, window, spot) for _ in range(200)}
+            starts = {cropping._place(random, 20, window, spot) for _ in range(200)}
             lowest, highest = sorted((0, 20 - window))
             allowed = set(range(lowest, highest + 1))
             assert starts == {start for start in allowed if start <= spot < start + window}
-    assert {training._place(random, 20, 18, None) for _ in range(50)} == {0, 1, 2}
+    assert {cropping._place(random, 20, 18, None) for _ in range(50)} == {0, 1, 2}
 
 
 def test_crops_depend_on_seed_and_number_only(tmp_path: Path) -> None:
@@ -263,13 +266,13 @@ def test_crops_depend_on_seed_and_number_only(tmp_path: Path) -> None:
     for i in reversed(range(10)):
         assert all(torch.equal(a, b) for a, b in zip(items[i], again[i], strict=True))
     assert not torch.equal(items[0][0], other[0][0])
-    assert sorted(first._index(i) for i in range(5, 10)) == list(range(5)) != [first._index(i) for i in range(5, 10)]
+    assert sorted(first._order(i) for i in range(5, 10)) == list(range(5)) != [first._order(i) for i in range(5, 10)]
     assert all(x.min() >= -1 and x.max() <= 1 for x, _ in items)
 
 
 def test_colors_change_within_bounds() -> None:
     x = torch.linspace(-0.5, 0.5, 3)[:, None].expand(3, 3)[:, None]
-    seen = torch.stack([training._recolored(x, np.random.default_rng(i)) for i in range(300)])
+    seen = torch.stack([cropping._recolored(x, np.random.default_rng(i)) for i in range(300)])
     middle = seen[:, 1, 0, 0]  # of mid-gray: moved by brightness alone
     assert -0.2 <= middle.min() < -0.15 and 0.15 < middle.max() <= 0.2
     spread = (seen[:, 2, 0, 0] - seen[:, 0, 0, 0]).log()

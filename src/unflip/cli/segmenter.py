@@ -21,7 +21,10 @@ def segmenter(
     ] = None,
     test_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Their label maps.")] = None,
     model: Annotated[
-        str, typer.Option(metavar="unet|ID", help="unet: from scratch. ID: a transformers model to go on from, a folder or OWNER/NAME.")
+        str,
+        typer.Option(
+            metavar="unet|ID", help="unet: from scratch. Or to go on from: a segmenter's folder, a transformers model's, or OWNER/NAME."
+        ),
     ] = "unet",
     weights: Annotated[
         str, typer.Option(metavar="balanced|plain", help="Of the classes. balanced: rare ones count more, by the root of their rarity.")
@@ -29,6 +32,9 @@ def segmenter(
     resize: Annotated[str, typer.Option(metavar="none|short:N|WxH", help="Resize images before anything else.")] = "none",
     size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the crops: 256 or 512x256.  [default: up to 256]")] = None,
     batch: Annotated[int, typer.Option(metavar="B", help="Images per step.")] = 4,
+    unlabeled: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images without labels to learn from, too, by self-training: of the target.")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="K", help="All random choices follow from it.")] = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.")] = "auto",
@@ -53,6 +59,7 @@ def segmenter(
         seed=seed,
         device=device,
         precision=precision,
+        unlabeled=unlabeled,
         say=lambda line: typer.echo(line, err=True),
     )
     figures = ", ".join(

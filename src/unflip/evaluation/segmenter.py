@@ -1,51 +1,31 @@
-"""Training a segmenter on images and labels: the crops it sees, its loss, one loop; and its reading of images it has not seen."""
+"""Training a segmenter: its loss, one loop; and its reading of images that it has not seen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from itertools import repeat
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from unflip.config import Config
-from unflip.data.labels import IGNORED, Labels
+from unflip.data.labels import Labels
 from unflip.data.pairs import Images
-from unflip.data.transforms import to_ids, to_network
 from unflip.engine.ema import Ema
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Counter, Reading
+from unflip.evaluation.crops import Crops, UnlabeledCrops
+from unflip.evaluation.lesson import Lesson, Weights
 from unflip.evaluation.reader import Reader
-from unflip.seeding import derive, numpy_rng
-from unflip.types import GivenSize
+from unflip.evaluation.self_training import pseudo_label_loss, pseudo_labels
+from unflip.seeding import derive
 
-Weights = Literal["balanced", "plain"]
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class Lesson(Config):
-    """How a segmenter is trained."""
-
-    budget: PositiveInt
-    """Images to see."""
-    size: GivenSize
-    """Of the crops."""
-    batch: PositiveInt = 4
-    seed: int = 0
-    weights: Weights = "balanced"
-    """Of the classes in the loss; see :func:`class_weights`."""
-    lr: PositiveFloat = 2e-3
-    """The highest: up to it from 0 in a straight line, over the first twentieth of the budget, and down again along a cosine."""
-    decay: NonNegativeFloat = 0.01
-    """Of the weights, by AdamW (Loshchilov & Hutter, ICLR 2019)."""
-    zoom: float = 1.5
-    """Crops are enlarged or shrunk by up to this factor."""
 
 
 def class_weights(pixels: Sequence[int], how: Weights) -> Tensor:
@@ -67,80 +47,6 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return total / (labels >= 0).sum().clamp(min=1)
 
 
-class Crops:
-    """Item ``i``: a crop of an image with its labels, zoomed, mirrored and recolored at random; a function of the seed and ``i`` alone.
-
-    Images are passed through in a new order each time, every one once. Half of the crops are about a pixel of a rare class, where the
-    image has one: a class of fewer pixels than if all had equally many, by ``pixels``, the number of each class.
-    """
-
-    def __init__(self, images: Images, labels: Labels, pixels: Sequence[int], lesson: Lesson) -> None:
-        self.images, self.labels, self.size, self.seed, self.zoom = images, labels, lesson.size, lesson.seed, lesson.zoom
-        present = sum(count > 0 for count in pixels)
-        self.rare = [i for i, count in enumerate(pixels) if 0 < count < sum(pixels) / present]
-        self._order: tuple[int, list[int]] | None = None
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """``(3, H, W)`` float32 in [-1, 1], and ``(H, W)`` int64, -1 where there is no label."""
-        k = self._index(i)
-        image, ids = self.images[k], self.labels[k]  # (H, W, 3), (H, W)
-        rng = numpy_rng(self.seed, "crop", i)
-        scale = self.zoom ** rng.uniform(-1, 1)
-        height, width = (max(1, round(side / scale)) for side in (self.size.height, self.size.width))
-        spot = self._spot(ids, rng)
-        top, left = (_place(rng, *sides) for sides in zip(ids.shape, (height, width), spot, strict=True))
-        x, y = _window(image, ids, top, left, height, width)
-        x = F.interpolate(to_network(x), (self.size.height, self.size.width), mode="bilinear", antialias=True)[0]
-        y = F.interpolate(y, (self.size.height, self.size.width), mode="nearest-exact")[0, 0]
-        if rng.random() < 0.5:
-            x, y = x.flip(2), y.flip(1)
-        return _recolored(x, rng), to_ids(y)
-
-    def _index(self, i: int) -> int:
-        turn, position = divmod(i, len(self.images))
-        order = self._order
-        if order is None or order[0] != turn:
-            order = self._order = turn, numpy_rng(self.seed, "order", turn).permutation(len(self.images)).tolist()
-        return order[1][position]
-
-    def _spot(self, ids: Tensor, rng: np.random.Generator) -> tuple[int, int] | tuple[None, None]:
-        """A pixel that the crop must show, of a rare class; none for half of the crops."""
-        wanted = rng.random() < 0.5
-        flat = ids.flatten()
-        there = torch.bincount(flat, minlength=256)
-        rare = [i for i in self.rare if there[i]]
-        if not wanted or not rare:
-            return None, None
-        among = (flat == rng.choice(rare)).nonzero()[:, 0]
-        row, column = divmod(int(among[rng.integers(len(among))]), ids.shape[1])
-        return row, column
-
-
-def _place(rng: np.random.Generator, length: int, window: int, spot: int | None) -> int:
-    """Where a window begins: anywhere, so that it shows ``spot`` if that is given; a window longer than the image shows all of it."""
-    low, high = min(0, length - window), max(0, length - window)
-    if spot is not None:
-        low, high = max(low, min(spot - window + 1, high)), min(high, max(spot, low))
-    return int(rng.integers(low, high + 1))
-
-
-def _window(image: Tensor, ids: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """``(1, 3, height, width)`` and ``(1, 1, height, width)``, uint8; beyond the image its edge goes on, without labels."""
-    rows, columns = torch.arange(top, top + height), torch.arange(left, left + width)
-    inside = tuple(place.clamp(0, length - 1) for place, length in zip((rows, columns), ids.shape, strict=True))
-    x, y = (each[inside[0]][:, inside[1]] for each in (image, ids))
-    y[rows != inside[0]] = IGNORED
-    y[:, columns != inside[1]] = IGNORED
-    return x.permute(2, 0, 1)[None], y[None, None]
-
-
-def _recolored(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Other contrast, tint and brightness, within bounds: a translation's colors are seldom quite those of photos."""
-    contrast = np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 3))
-    brightness = rng.uniform(-0.2, 0.2)
-    return (x * torch.from_numpy(contrast).float()[:, None, None] + brightness).clamp(-1, 1)
-
-
 def rate(progress: float, warmup: float = 0.05) -> float:
     """The learning rate at ``progress``, in [0, 1], as a share of the highest."""
     if progress < warmup:
@@ -154,9 +60,13 @@ def train(
     weights: Tensor,
     lesson: Lesson,
     fabric: Fabric,
-    after: Callable[[int, float], None] = lambda seen, loss: None,
+    after: Callable[[int, str], None] = lambda seen, news: None,
+    unlabeled: UnlabeledCrops | None = None,
 ) -> Network:
-    """Train ``network`` on ``fabric``'s device; the moving average of its weights, in evaluation mode. ``after(seen, loss)`` each step.
+    """Train ``network`` on ``fabric``'s device; the moving average of its weights, in evaluation mode. ``after(seen, news)`` each step.
+
+    With ``unlabeled`` crops it is trained on those as well, from the start on that ``lesson.self_training`` says; that average is the
+    teacher.
 
     Raises:
         UserError: the loss is not finite.
@@ -166,15 +76,26 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lesson.lr, weight_decay=lesson.decay)
     weights = weights.to(fabric.device)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
+    threads = 4 if devices else 0
+    others = repeat(None) if unlabeled is None else _batches(unlabeled, lesson, threads)
     seen = 0
-    for images, labels in _batches(crops, lesson, threads=4 if devices else 0):
+    for (images, labels), other in zip(_batches(crops, lesson, threads), others, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = lesson.lr * rate((seen + len(images) / 2) / lesson.budget)
         with torch.random.fork_rng(devices):  # dropout draws from the global stream
             torch.manual_seed(derive(lesson.seed, "dropout", seen) >> 1)
             with fabric.autocast():
                 logits = network(images.to(fabric.device))
-        loss = weighted_cross_entropy(logits, labels.to(fabric.device), weights)
+                loss = weighted_cross_entropy(logits, labels.to(fabric.device), weights)
+                believed = None
+                if other is not None and lesson.self_training and seen >= lesson.self_training.start * lesson.budget:
+                    plain, recolored, inside = (each.to(fabric.device) for each in other)
+                    _same_statistics(average.network, network)
+                    with torch.no_grad():
+                        pseudo = pseudo_labels(average.network(plain), inside, weights > 0, lesson.self_training.threshold)
+                    pull = pseudo_label_loss(network(recolored), pseudo, inside, weights)
+                    loss = loss + lesson.self_training.weight * pull
+                    believed = (pseudo >= 0).sum() / inside.sum().clamp(min=1)
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(f"the segmenter's loss is {value} after {seen:,} images; use --precision 32, or another --seed or --batch")
@@ -183,14 +104,19 @@ def train(
         optimizer.step()
         seen += len(images)
         average.update(network, seen, len(images))
-        after(seen, value)
+        after(seen, f"loss {value:.3f}" + ("" if believed is None else f"  pseudo-labels {100 * believed:.0f} %"))
     averaged: Network = average.network  # type: ignore[assignment]
-    for kept, last in zip(averaged.buffers(), network.buffers(), strict=True):  # statistics of batch norms
-        kept.copy_(last)
+    _same_statistics(averaged, network)
     return averaged
 
 
-def _batches(crops: Crops, lesson: Lesson, threads: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _same_statistics(averaged: nn.Module, network: nn.Module) -> None:
+    """Those of batch norms, which are averages already."""
+    for kept, last in zip(averaged.buffers(), network.buffers(), strict=True):
+        kept.copy_(last)
+
+
+def _batches(crops: Crops | UnlabeledCrops, lesson: Lesson, threads: int) -> Iterator[tuple[Tensor, ...]]:
     """All crops of the budget in order; ``threads`` prepare those of the next batch meanwhile. The last batch may be short."""
     starts = range(0, lesson.budget, lesson.batch)
     spans = [range(start, min(start + lesson.batch, lesson.budget)) for start in starts]
@@ -200,8 +126,7 @@ def _batches(crops: Crops, lesson: Lesson, threads: int) -> Iterator[tuple[Tenso
             items = list(made)
             if k + 1 < len(spans):
                 made = (pool.map if threads else map)(crops.__getitem__, spans[k + 1])
-            images, labels = zip(*items, strict=True)
-            yield torch.stack(images), torch.stack(labels)
+            yield tuple(torch.stack(each) for each in zip(*items, strict=True))
 
 
 def read_all(reader: Reader, images: Images, labels: Labels, after: Callable[[int], None] = lambda done: None) -> Reading:

@@ -19,15 +19,17 @@ from unflip.data.resize import parse_resize
 from unflip.engine.launch import launch, machine
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
+from unflip.evaluation.crops import Crops, UnlabeledCrops
+from unflip.evaluation.lesson import Lesson, SelfTraining
 from unflip.evaluation.reader import Reader
-from unflip.evaluation.segmenter import Crops, Lesson, class_weights, read_all
+from unflip.evaluation.segmenter import class_weights, read_all
 from unflip.evaluation.segmenter import train as training_loop
 from unflip.files import undone_on_failure
 from unflip.networks.pretrained import PretrainedSegmenter, TransformersConfig, find_pretrained
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
 from unflip.progress import Bar
 from unflip.seeding import torch_rng
-from unflip.segmenterfolder import HeldOut, SegmenterModel, SegmenterModelConfig, save_segmenter
+from unflip.segmenterfolder import WEIGHTS, HeldOut, SegmenterModel, SegmenterModelConfig, load_segmenter, save_segmenter
 from unflip.signals import EXIT_CODES, Stop
 from unflip.types import Size
 
@@ -39,6 +41,8 @@ SMALL = 128
 """Crops with a side of at most so many pixels are decided on pixel by pixel, larger ones at half the resolution."""
 FINE_TUNING_RATE = 1e-4
 """A pretrained network's learning rate: near the 6e-5 of SegFormer (Xie et al., NeurIPS 2021), for shorter training."""
+GOING_ON = 0.1
+"""A network of ours that is trained on gets this share of the rate from scratch: it is to keep what it knows."""
 
 
 class Part(NamedTuple):
@@ -65,14 +69,17 @@ def segmenter(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    unlabeled: str | Path | None = None,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> Reading:
     """Train a segmenter into the folder ``out``; how it reads images that it has not seen.
 
     Those are ``test_images``; without them the last fifth of ``images``, in their order: neighboring frames of a video resemble each
-    other, so that a random fifth would not be unseen. ``model``: ``unet``, from scratch, or a ``transformers`` model to go on from, by
-    local folder or hub id. ``say`` receives a line of news now and then.
+    other, so that a random fifth would not be unseen. ``model``: ``unet``, from scratch; or what to go on from: the folder of a segmenter
+    of the same classes, or a ``transformers`` model, by local folder or hub id. ``unlabeled``: images without labels to learn from as well,
+    by self-training (:class:`unflip.evaluation.lesson.SelfTraining`); they should look like those that it is to read in the end. ``say``
+    receives a line of news now and then.
 
     Raises:
         UserError: something in the data or the call is wrong; found before training wherever possible.
@@ -98,33 +105,41 @@ def segmenter(
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
     seen, unseen = parts
     given = Images(seen.images, resize, shared=False)
-    lesson = _lesson(given, model, budget=budget, size=size, batch=batch, seed=seed, weights=weights)
-    network_config, network, commit = _network(model, known, lesson)
+    pupil = _load(model, known)
+    lesson = _lesson(given, model, pupil, budget=budget, size=size, batch=batch, seed=seed, weights=weights)
+    extra = None if unlabeled is None else _unlabeled(Path(unlabeled), unseen, resize, lesson, progress)
+    if extra is not None:
+        lesson = lesson.model_copy(update={"self_training": SelfTraining()})
+    network_config, network, origin = _network(model, pupil, known, lesson)
     _try(network, lesson.size)
     missing = [known.names[i] for i in known.kept if not seen.labels.pixels[i]]
     if missing:
         say(f"no pixel to learn from shows {', '.join(missing)}: it will not be read rightly")
-    say(f"{model}: {len(given):,} images, budget {budget:,} at {lesson.size.short} px, on {fabric.device}")
+    besides = f" and {len(extra):,} without labels" if extra is not None else ""
+    say(f"{model}: {len(given):,} images{besides}, budget {budget:,} at {lesson.size.short} px, on {fabric.device}")
 
     with undone_on_failure(out), Stop() as stop:
         crops = Crops(given, Labels(seen.labels.entries, known, resize, shared=False), seen.labels.pixels, lesson)
         with Bar("training", budget, quiet=not progress) as bar:
 
-            def after(images_seen: int, loss: float) -> None:
-                bar.show(images_seen, f"loss {loss:.3f}")
+            def after(images_seen: int, news: str) -> None:
+                bar.show(images_seen, news)
                 if stop.signal is not None:
                     raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
 
-            network = training_loop(network, crops, class_weights(seen.labels.pixels, lesson.weights), lesson, fabric, after)
+            balance = class_weights(seen.labels.pixels, lesson.weights)
+            more = None if extra is None else UnlabeledCrops(extra, lesson)
+            network = training_loop(network, crops, balance, lesson, fabric, after, more)
         config = SegmenterModelConfig(
             network=network_config,
             classes=known,
             resize=resize,
             provenance={
                 "model": model,
-                **({"revision": commit} if commit else {}),
+                **origin,
                 "images": len(given),
-                **lesson.model_dump(mode="json"),
+                **({} if extra is None else {"unlabeled": len(extra)}),
+                **lesson.model_dump(mode="json", exclude_none=True),
                 "held_out": "the last of the given images" if test_images is None else "other images",
                 "unflip": unflip.__version__,
                 **machine(fabric),
@@ -167,39 +182,81 @@ def _kept(found: list[Entry], where: Path) -> int:
     return len(found) - max(1, round(len(found) / 5))
 
 
-def _refuse_common(found: list[Entry], others: list[Entry]) -> None:
-    common = {entry.path.resolve() for entry in found} & {entry.path.resolve() for entry in others}
+def _refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images") -> None:
+    common = {entry.path.resolve() for entry in found} & {entry.path.resolve() for entry in tested}
     if common:
-        raise UserError(f"{len(common)} images are in both --images and --test-images, such as {min(common)}; hold others out")
+        raise UserError(f"{len(common)} images are in both {flag} and --test-images, such as {min(common)}; hold others out")
 
 
-def _lesson(images: Images, model: str, *, size: str | None, **fields: Any) -> Lesson:
+def _unlabeled(folder: Path, unseen: Part, resize: str, lesson: Lesson, progress: bool) -> Images:
+    found = _survey(folder, progress)
+    _refuse_common(found, unseen.images, "--unlabeled")
+    images = Images(found, resize, shared=False)
+    _refuse_small(images, lesson.size)
+    return images
+
+
+def _load(model: str, classes: Classes) -> SegmenterModel | None:
+    """The segmenter of ours to go on from; None where ``model`` is none."""
+    if model == UNET or not Path(model).is_dir() or find_pretrained(model) is not None:
+        return None
+    pupil = load_segmenter(model)
+    theirs = pupil.config.classes
+    if (theirs.names, theirs.ignore) != (classes.names, classes.ignore):
+        what = f"--model {model} reads other classes ({', '.join(theirs.names)}) than the labels have ({', '.join(classes.names)})"
+        raise UserError(f"{what}; give the same ones, in the same order")
+    return pupil
+
+
+def _rate(model: str, pupil: SegmenterModel | None) -> dict[str, float]:
+    """The learning rate, where it is not that of a training from scratch."""
+    if model == UNET:
+        return {}
+    if pupil is not None and isinstance(pupil.config.network, SegmenterConfig):
+        return {"lr": GOING_ON * Lesson.model_fields["lr"].default}
+    return {"lr": FINE_TUNING_RATE}
+
+
+def _lesson(images: Images, model: str, pupil: SegmenterModel | None, *, size: str | None, **fields: Any) -> Lesson:
     """How to train; raises ``UserError`` where the images are smaller than the crops."""
     narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))
-    rate = {} if model == UNET else {"lr": FINE_TUNING_RATE}
+    rate = _rate(model, pupil)
     try:
         lesson = Lesson.model_validate({**fields, **rate, "size": size or (min(narrowest, LARGEST), min(lowest, LARGEST))})
     except ValidationError as error:
         raise UserError(f"--{problem(error)}") from None
-    small = [k for k, (width, height) in enumerate(images.sizes) if width < lesson.size.width or height < lesson.size.height]
-    if small:
-        width, height = images.sizes[small[0]]
-        what = f"{len(small)} of {len(images)} images are smaller than the {lesson.size} crop, such as {images.paths[small[0]]}"
-        raise UserError(f"{what} ({width}x{height}); use --size {narrowest}x{lowest} or less, or --resize")
+    _refuse_small(images, lesson.size)
     return lesson
 
 
+def _refuse_small(images: Images, size: Size) -> None:
+    small = [k for k, (width, height) in enumerate(images.sizes) if width < size.width or height < size.height]
+    if small:
+        narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))
+        width, height = images.sizes[small[0]]
+        what = f"{len(small)} of {len(images)} images are smaller than the {size} crop, such as {images.paths[small[0]]}"
+        raise UserError(f"{what} ({width}x{height}); use --size {narrowest}x{lowest} or less, or --resize")
+
+
+def _from_scratch(size: Size) -> SegmenterConfig:
+    return SegmenterConfig(stem_stride=1 if min(size) <= SMALL else 2)
+
+
 def _network(
-    model: str, classes: Classes, lesson: Lesson
-) -> tuple[SegmenterConfig | TransformersConfig, Segmenter | PretrainedSegmenter, str | None]:
-    """The network before training, its configuration, and of which of the hub's commits it is."""
+    model: str, pupil: SegmenterModel | None, classes: Classes, lesson: Lesson
+) -> tuple[SegmenterConfig | TransformersConfig, Segmenter | PretrainedSegmenter, dict[str, str]]:
+    """The network before training, its configuration, and what tells exactly which one it was."""
     if model == UNET:
-        config = SegmenterConfig(stem_stride=1 if min(lesson.size) <= SMALL else 2)
-        return config, config.build(len(classes.names), torch_rng(lesson.seed, "segmenter")), None
+        config = _from_scratch(lesson.size)
+        return config, config.build(len(classes.names), torch_rng(lesson.seed, "segmenter")), {}
+    if pupil is not None:
+        network = pupil.network.requires_grad_(True)
+        return pupil.config.network, network, {"weights_before": pupil.config.files.get(WEIGHTS, "")}
     pretrained = find_pretrained(model)
     if pretrained is None:
-        raise UserError(f"--model {model} is no network; give {UNET}, a folder as transformers writes it, or a hub id, OWNER/NAME")
-    return *pretrained.adapted(classes.names, lesson.seed), pretrained.commit
+        what = f"--model {model} is no network; give {UNET}, the folder of a segmenter, or one as transformers writes it, or a hub id"
+        raise UserError(f"{what}, OWNER/NAME")
+    return *pretrained.adapted(classes.names, lesson.seed), {"revision": pretrained.commit} if pretrained.commit else {}
 
 
 @torch.no_grad()
