@@ -55,6 +55,11 @@ VERBS: dict[str, tuple[str, ...]] = {
         "unflip compare --source renders --target photos --methods cut,fastcut --seeds 2 --budget 40 --size 64 "
         f"{SMALL} --test-source renders --test-labels render_labels --segmenter segmenter --device cpu --out comparison",
     ),
+    "adapt": (
+        "unflip adapt --translated translated --labels render_labels --test-images test_photos --test-labels test_photo_labels "
+        "--classes classes.json --source renders --target photos --target-labels photo_labels --seeds 2 --budget 200 --size 64 "
+        "--device cpu --out adapted",
+    ),
     "import": (
         "unflip import latest_net_G.pth --out imported",
         "unflip translate imported renders/000000.png --out by_imported --device cpu",
@@ -89,6 +94,7 @@ def outputs(folder: Path, only: list[str]) -> Iterator[tuple[str, str]]:
         "serve": {"train"},
         "evaluate": {"train", "translate", "segmenter"},
         "compare": {"segmenter"},
+        "adapt": {"train", "translate"},
     }
     wanted = set(only).union(*(needed.get(verb, set()) for verb in only))
     for verb in VERBS:
@@ -104,6 +110,7 @@ def make(folder: Path) -> None:
     size: dict[str, Any] = {"width": WIDTH, "height": HEIGHT}
     streets.write(folder / "renders", count=24, look="render", shares=leafy, labels=folder / "render_labels", **size)
     streets.write(folder / "photos", count=120, look="photo", shares=urban, first=24, labels=folder / "photo_labels", **size)
+    streets.write(folder / "test_photos", count=48, look="photo", shares=urban, first=500, labels=folder / "test_photo_labels", **size)
     torch.manual_seed(0)
     torch.save(published(), folder / "latest_net_G.pth")
 

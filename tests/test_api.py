@@ -24,6 +24,7 @@ PUBLIC = [
     "Translate",
     "Translator",
     "UserError",
+    "adapt",
     "audit",
     "compare",
     "configure",
@@ -37,6 +38,31 @@ PUBLIC = [
 ]
 
 PARAMETERS = {
+    "adapt": [
+        "translated",
+        "labels",
+        "test_images",
+        "test_labels",
+        "classes",
+        "out",
+        "source",
+        "target",
+        "target_labels",
+        "self_training",
+        "shots",
+        "seeds",
+        "budget",
+        "model",
+        "weights",
+        "resize",
+        "size",
+        "batch",
+        "device",
+        "precision",
+        "progress",
+        "say",
+        "command",
+    ],
     "configure": ["method", "file", "settings", "fields"],
     "evaluate": [
         "translated",
@@ -126,6 +152,7 @@ def test_parameters_are_frozen(name: str) -> None:
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     evaluated = ["translated", "labels", "segmenter", "out"]
     promised = {
+        "adapt": ["translated", "labels", "test_images", "test_labels", "classes", "out"],
         "configure": ["method"],
         "evaluate": evaluated,
         "audit": ["source", "target"],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unflip.inference.translator import Translator as Translator
     from unflip.inference.translator import load as load
     from unflip.methods import METHODS as METHODS
+    from unflip.recipes.adapt import adapt as adapt
     from unflip.recipes.audit import audit as audit
     from unflip.recipes.compare import compare as compare
     from unflip.recipes.evaluate import evaluate as evaluate
@@ -37,6 +38,7 @@ _WHERE = {
     "Translate": ("unflip.inference.transform", "Translate"),
     "Translator": ("unflip.inference.translator", "Translator"),
     "UserError": ("unflip.errors", "UserError"),
+    "adapt": ("unflip.recipes.adapt", "adapt"),
     "audit": ("unflip.recipes.audit", "audit"),
     "compare": ("unflip.recipes.compare", "compare"),
     "configure": ("unflip.recipes.train", "configure"),
@@ -55,6 +57,7 @@ __all__ = [
     "Translate",
     "Translator",
     "UserError",
+    "adapt",
     "audit",
     "compare",
     "configure",

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from unflip.cli import audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
+from unflip.cli import adapt, audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
 from unflip.torchrun import processes
 
@@ -29,6 +29,7 @@ for verb in (
     segmenter.segmenter,
     evaluate.evaluate,
     compare.compare,
+    adapt.adapt,
     bench.bench,
     export.export,
     serve.serve,

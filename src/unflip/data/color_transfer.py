@@ -89,7 +89,8 @@ def transfer_folder(source: Path, targets: Path, out: Path, *, seed: int = 0, pr
     make_folder(out)
     known: dict[Path, ColorStatistics] = {}
     written = []
-    with Bar("transferring colors", len(paths), quiet=not progress) as bar:
+    whole = all((out / name).exists() for name in names)
+    with Bar("transferring colors", len(paths), quiet=not progress or whole) as bar:
         for i, (path, name) in enumerate(zip(paths, names, strict=True)):
             if not (out / name).exists():
                 chosen = theirs[int(numpy_rng(seed, "color transfer", i).integers(len(theirs)))]

@@ -18,8 +18,9 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import train_apart
+from unflip.recipes.begun import absolute, is_fresh
 from unflip.recipes.compare_page import compare_page
-from unflip.recipes.compare_plan import ARGUMENTS, Job, absolute, check_images, digest, given, is_fresh, trainings
+from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, digest, given, trainings
 from unflip.recipes.compare_table import EVALUATION, UNTRANSLATED, Row, Trial, markdown, methods_csv, runs_csv
 from unflip.recipes.evaluate import evaluate, made
 from unflip.report.page import write as write_page
@@ -123,7 +124,7 @@ def compare(
         "real_labels": absolute(real_labels),
     }
     judge = partial(evaluate, **judged, features=features, device=device, progress=progress, command=command)  # type: ignore[arg-type]
-    fresh = is_fresh(out, arguments)
+    fresh = is_fresh(out, ARGUMENTS, arguments, "comparison")
     if fresh:
         check_images([job.config for job in jobs if job.config is not None], out, [test_source, test_labels, judged["target"]])
     with undone_on_failure(out) if fresh else nullcontext():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from unflip.config import unknown
 from unflip.data.folders import find_images, same_folder, survey
 from unflip.errors import UserError
-from unflip.files import disk_errors
 from unflip.losses import TERMS
 from unflip.methods import METHODS
 from unflip.modelfolder import WEIGHTS, find, read_config
@@ -123,22 +121,6 @@ def given(out: Path, runs: Sequence[tuple[str, str | Path]], methods: Sequence[s
     return jobs
 
 
-def is_fresh(out: Path, arguments: Mapping[str, Any]) -> bool:
-    """Whether nothing is there yet. Raises ``UserError`` where what is there is something else, or was asked for otherwise."""
-    with disk_errors(out):
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return True
-    try:
-        before = json.loads((out / ARGUMENTS).read_text(encoding="utf-8"))["arguments"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"--out {out} is not empty, and holds no comparison to go on with; choose another folder") from None
-    for name in dict.fromkeys([*arguments, *before]):
-        if before.get(name) != arguments.get(name):
-            changed = f"{name.replace('_', ' ')}: {_text(before.get(name))} there and {_text(arguments.get(name))} here"
-            raise UserError(f"--out {out} was begun with other arguments ({changed}); give the same ones, or choose another folder")
-    return False
-
-
 def check_images(configs: Sequence[RunConfig], out: Path, others: Sequence[str | Path | None]) -> None:
     """Look at all images before the first training."""
     folders = {path for config in configs for path in (config.data.source, config.data.target)}
@@ -152,16 +134,6 @@ def check_images(configs: Sequence[RunConfig], out: Path, others: Sequence[str |
         survey(find_images(folder))
 
 
-def absolute(path: Any) -> str | None:
-    """A path by which it is known from whatever folder; a segmenter of the hub keeps its id."""
-    here = path is not None and (isinstance(path, Path) or Path(path).exists())
-    return str(Path(path).absolute()) if here else path
-
-
 def digest(segmenter: str | Path) -> str | None:
     """Of its weights: another segmenter in the same folder is another judge. None for one on the hub."""
     return read_segmenter(Path(segmenter))[1].files.get(WEIGHTS) if Path(segmenter).exists() else None
-
-
-def _text(value: Any) -> str:
-    return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"

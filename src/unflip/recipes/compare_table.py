@@ -216,13 +216,13 @@ def methods_csv(rows: Sequence[Row]) -> str:
                 f"{column.key}_high": spread and spread.high,
             }
         table.append(line)
-    return _csv(table)
+    return as_csv(table)
 
 
 def runs_csv(rows: Sequence[Row]) -> str:
     """A line for each run, with all that was measured; ``_low`` and ``_high`` are the ends of 95 % intervals."""
     trials = [trial for row in rows for trial in row.trials]
-    return _csv([{"method": trial.method, "run": trial.name, "error": trial.error, **trial.numbers} for trial in trials])
+    return as_csv([{"method": trial.method, "run": trial.name, "error": trial.error, **trial.numbers} for trial in trials])
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -234,7 +234,8 @@ def _figures(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any
         )
 
 
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A table whose columns are all keys, in the order in which they come first."""
     text = io.StringIO()
     fields = list(dict.fromkeys(key for line in lines for key in line))
     writer = csv.DictWriter(text, fields, lineterminator="\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,7 @@ def segmenter(
     device: str = "auto",
     precision: str = "auto",
     unlabeled: str | Path | None = None,
+    only: Sequence[int] | None = None,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> Reading:
@@ -78,8 +79,9 @@ def segmenter(
     Those are ``test_images``; without them the last fifth of ``images``, in their order: neighboring frames of a video resemble each
     other, so that a random fifth would not be unseen. ``model``: ``unet``, from scratch; or what to go on from: the folder of a segmenter
     of the same classes, or a ``transformers`` model, by local folder or hub id. ``unlabeled``: images without labels to learn from as well,
-    by self-training (:class:`unflip.evaluation.lesson.SelfTraining`); they should look like those that it is to read in the end. ``say``
-    receives a line of news now and then.
+    by self-training (:class:`unflip.evaluation.lesson.SelfTraining`); they should look like those that it is to read in the end. ``only``:
+    places, in their order, of those of the images that are learned from, of which the others are nothing but there. ``say`` receives a line
+    of news now and then.
 
     Raises:
         UserError: something in the data or the call is wrong; found before training wherever possible.
@@ -87,6 +89,8 @@ def segmenter(
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
+    if only is not None and test_images is None:
+        raise ValueError("a choice of images needs test images beside them")
     images, labels, out = Path(images), Path(labels), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; choose another folder")
@@ -101,6 +105,7 @@ def segmenter(
     else:
         test_images, test_labels = Path(test_images), Path(test_labels)
         others = _survey(test_images, progress)
+        found = found if only is None else [found[i] for i in only]
         _refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
     seen, unseen = parts

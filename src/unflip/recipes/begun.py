@@ -1,0 +1,41 @@
+"""Output folders that long work goes on with: what they were begun with, and whether it is the same that is asked for now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unflip.errors import UserError
+from unflip.files import disk_errors
+
+
+def is_fresh(out: Path, file: str, arguments: Mapping[str, Any], what: str) -> bool:
+    """Whether nothing is there yet.
+
+    Raises ``UserError`` where what is there is no ``what``, such as a comparison, whose arguments are in ``out / file``, or was begun with
+    others.
+    """
+    with disk_errors(out):
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return True
+    try:
+        before = json.loads((out / file).read_text(encoding="utf-8"))["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--out {out} is not empty, and holds no {what} to go on with; choose another folder") from None
+    for name in dict.fromkeys([*arguments, *before]):
+        if before.get(name) != arguments.get(name):
+            changed = f"{name.replace('_', ' ')}: {_text(before.get(name))} there and {_text(arguments.get(name))} here"
+            raise UserError(f"--out {out} was begun with other arguments ({changed}); give the same ones, or choose another folder")
+    return False
+
+
+def absolute(path: Any) -> str | None:
+    """A path by which it is known from whatever folder; a segmenter of the hub keeps its id."""
+    here = path is not None and (isinstance(path, Path) or Path(path).exists())
+    return str(Path(path).absolute()) if here else path
+
+
+def _text(value: Any) -> str:
+    return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"

@@ -1,0 +1,330 @@
+"""``unflip adapt``: networks that differ in what they were trained on, and the table of what that is worth."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import refused
+from running import tree
+from unflip.data import streets
+from unflip.data.labels import Classes
+from unflip.errors import Interrupted, UserError
+from unflip.evaluation.confusion import Reading
+from unflip.networks.segmenter import SegmenterConfig
+from unflip.recipes import adapt as recipe
+from unflip.recipes import segmenter as training
+from unflip.recipes.adapt import Adaptation, adapt
+from unflip.recipes.adapt_plan import Arm, Sets, arms, drawn
+from unflip.recipes.adapt_table import Outcome, answer, columns, markdown
+
+SEEDS = 2
+CLASSES = Classes.model_validate(streets.classes())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_from_scratch", lambda size: SegmenterConfig(width=4, halvings=2))
+        yield
+
+
+def make(root: Path) -> Path:
+    """Renders and their labels, two sets of "translations", labeled photos to learn from and others to test on."""
+    size: dict[str, Any] = {"width": 48, "height": 32}
+    streets.write(root / "renders", count=6, look="render", labels=root / "labels", **size)
+    streets.write(root / "cut", count=6, look="photo", **size)
+    streets.write(root / "semst", count=6, look="photo", seed=1, **size)
+    streets.write(root / "photos", count=8, look="photo", first=50, labels=root / "photo_labels", **size)
+    streets.write(root / "test", count=4, look="photo", first=90, labels=root / "test_labels", **size)
+    return root
+
+
+def call(root: Path, out: Path, **changes: Any) -> Adaptation:
+    given: dict[str, Any] = {"source": root / "renders", "target": root / "photos", "target_labels": root / "photo_labels"}
+    given |= {"seeds": SEEDS, "budget": 8, "size": "32", "device": "cpu", "progress": False, "say": lambda line: None}
+    given |= changes
+    sets = given.pop("translated", {"cut": root / "cut", "semst": root / "semst"})
+    places = [given.pop(name, root / default) for name, default in PLACES.items()]
+    return adapt(sets, *places, out, **given)
+
+
+PLACES = {"labels": "labels", "test_images": "test", "test_labels": "test_labels", "classes": "classes.json"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def found(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adaptation, list[str]]:
+    said: list[str] = []
+    return call(world, tmp_path_factory.mktemp("adapted") / "out", self_training=True, shots=[2, 4], say=said.append), said
+
+
+NAMES = [
+    "source only",
+    "color transfer",
+    "cut",
+    "semst",
+    "source only + self-training",
+    "cut + self-training",
+    "semst + self-training",
+    *("2 labeled", "cut, then 2 labeled", "semst, then 2 labeled"),
+    *("4 labeled", "cut, then 4 labeled", "semst, then 4 labeled"),
+    "target",
+]
+
+
+def test_every_arm_has_every_seed(found: tuple[Adaptation, list[str]]) -> None:
+    result, said = found
+    assert [each.arm.name for each in result.outcomes] == NAMES
+    assert all(sorted(each.readings) == [0, 1] and not each.errors for each in result.outcomes)
+    assert all(reading.images == 4 for each in result.outcomes for reading in each.readings.values())
+    begun = [line for line in said if " of 28)" in line]
+    assert begun[0] == "source only seed0 (1 of 28)" and begun[14] == "source only seed1 (15 of 28)"
+
+
+def test_arms_are_trained_on_what_they_are_named_for(found: tuple[Adaptation, list[str]], world: Path) -> None:
+    folder = found[0].folder / "arms"
+
+    def provenance(arm: str, seed: int = 0) -> dict[str, Any]:
+        return json.loads((folder / arm / f"seed{seed}/config.json").read_text())["provenance"]
+
+    assert provenance("cut")["images"] == 6 and provenance("target")["images"] == 8 and provenance("cut")["seed"] == 0
+    assert provenance("cut_self-training")["unlabeled"] == 8
+    few = provenance("semst_then_2_labeled", 1)
+    assert few["images"] == 2 and few["budget"] == 2 and few["model"] == str(folder / "semst/seed1")
+    begun = json.loads((folder / "semst/seed1/config.json").read_text())["files"]["model.safetensors"]
+    assert few["weights_before"] == begun
+    assert provenance("2_labeled")["budget"] == 8 and provenance("2_labeled")["images"] == 2
+    colored = sorted((found[0].folder / "color_transfer").glob("*.png"))
+    assert [path.name for path in colored] == [path.name for path in sorted((world / "renders").glob("*.png"))]
+
+
+def test_what_is_written_agrees(found: tuple[Adaptation, list[str]]) -> None:
+    result = found[0]
+    assert json.loads((result.folder / "metrics.json").read_text()) == result.metrics
+    assert (result.folder / "table.md").read_text() == result.markdown
+    lines = list(csv.DictReader((result.folder / "table.csv").open()))
+    runs = list(csv.DictReader((result.folder / "runs.csv").open()))
+    assert [line["arm"] for line in lines] == NAMES and len(runs) == SEEDS * len(NAMES)
+    for line in lines:
+        seeds = result.metrics["arms"][line["arm"]]["seeds"]
+        values = [seed["mean_iou"]["value"] for seed in seeds]
+        assert float(line["mean_iou"]) == pytest.approx(np.mean(values))
+        assert [float(line["mean_iou_low"]), float(line["mean_iou_high"])] == pytest.approx([min(values), max(values)])
+        assert [float(run["mean_iou"]) for run in runs if run["arm"] == line["arm"]] == pytest.approx(values)
+        assert len(seeds[0]["per_class_iou"]) == 8 and seeds[0]["mean_iou"]["n"] == 4
+    base = [seed["mean_iou"]["value"] for seed in result.metrics["arms"]["source only"]["seeds"]]
+    ours = [seed["mean_iou"]["value"] for seed in result.metrics["arms"]["cut"]["seeds"]]
+    gain = result.metrics["arms"]["cut"]["gain"]
+    assert gain["mean"] == pytest.approx(np.mean(np.subtract(ours, base)))
+    assert gain["low"] == pytest.approx(min(np.subtract(ours, base)))
+    assert "gain" not in result.metrics["arms"]["source only"] and "share_of_ceiling" not in result.metrics["arms"]["target"]
+
+
+def test_the_page_shows_it(found: tuple[Adaptation, list[str]]) -> None:
+    page = (found[0].folder / "report.html").read_text()
+    assert "Does it help?" in page and all(name in page for name in NAMES)
+    assert page.count("data:image/png") >= 4 * (2 + len(NAMES))
+    assert found[0].verdict.partition(":")[0] in page
+
+
+def test_called_again_it_does_nothing_anew(found: tuple[Adaptation, list[str]], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "segmenter", lambda *args, **given: pytest.fail("trained again"))
+    again = call(world, found[0].folder, self_training=True, shots=[2, 4])
+    assert again.markdown == found[0].markdown
+
+
+def test_other_arguments_are_refused(found: tuple[Adaptation, list[str]], world: Path) -> None:
+    before = tree(found[0].folder)
+    line = refused(lambda: call(world, found[0].folder, shots=[2, 4]), "was begun with other arguments", "self training")
+    assert "True there and False here" in line
+    refused(lambda: call(world, found[0].folder, self_training=True, shots=[2]), "shots: 2,4 there and 2 here")
+    assert tree(found[0].folder) == before
+
+
+def remove(path: str) -> Callable[[Path], None]:
+    return lambda root: (root / path).unlink()
+
+
+def resize(path: str) -> Callable[[Path], None]:
+    return lambda root: Image.open(root / path).resize((24, 16)).save(root / path)
+
+
+REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]]] = [
+    ("none", lambda root: None, {"translated": {}}, ("no translations",)),
+    ("a name", lambda root: None, {"translated": {"a b": Path("x")}}, ("another name is needed",)),
+    ("a clash", lambda root: None, {"translated": {"target": Path("x")}}, ("two arms would be called target",)),
+    ("self", lambda root: None, {"self_training": True, "target": None, "target_labels": None}, ("give --target DIR",)),
+    ("labels", lambda root: None, {"target": None}, ("--target-labels are of the target images",)),
+    ("shots", lambda root: None, {"shots": [2], "target_labels": None}, ("--shots are labeled target images",)),
+    ("no shots", lambda root: None, {"shots": [0]}, ("numbers of at least 1",)),
+    ("twice", lambda root: None, {"shots": [2, 2]}, ("each once",)),
+    ("many shots", lambda root: None, {"shots": [9]}, ("--shots 9", "8 target images")),
+    ("seeds", lambda root: None, {"seeds": 0}, ("--seeds 0",)),
+    ("size", lambda root: None, {"size": "33"}, ("smaller than the 33x33 crop",)),
+    ("weights", lambda root: None, {"weights": "heavy"}, ("--weights",)),
+    ("one missing", remove("semst/000003.png"), {}, ("1 of 6 images are not in", "semst", "share their labels")),
+    ("one more", remove("cut/000003.png"), {}, ("1 of 6 images are not in", "cut")),
+    ("source", remove("renders/000002.png"), {}, ("1 of 6 images are not in", "renders")),
+    ("smaller", resize("renders/000002.png"), {}, ("differ in size (24x16 and 48x32)", "renders/000002.png")),
+    ("label", remove("labels/000001.png"), {}, ("1 of 6 images have no label map",)),
+    ("target label", remove("photo_labels/000051.png"), {}, ("1 of 8 images have no label map",)),
+    ("test label", resize("test_labels/000091.png"), {}, ("000091.png",)),
+    ("broken", lambda root: (root / "photos/000050.png").write_bytes(b"no"), {}, ("000050.png",)),
+]
+
+
+@pytest.mark.parametrize(("spoil", "changes", "parts"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
+def test_what_is_wrong_is_said_at_once(
+    spoil: Callable[[Path], Any], changes: dict[str, Any], parts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path / "data")
+    spoil(root)
+    monkeypatch.setattr(training, "training_loop", lambda *given: pytest.fail("trained"))
+    refused(lambda: call(root, tmp_path / "out", **changes), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_tested_is_not_learned_from(world: Path, tmp_path: Path) -> None:
+    same = {"target": world / "test", "target_labels": world / "test_labels"}
+    refused(lambda: call(world, tmp_path / "out", **same), "4 images are in both --target and --test-images")
+    refused(lambda: call(world, world / "cut/out"), "lies in the folder")
+
+
+def test_a_network_that_fails_is_told_and_tried_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, broken = recipe.segmenter, [True]
+
+    def sometimes(images: Path, *given: Any, **more: Any) -> Reading:
+        if images.name == "cut" and broken[0]:
+            raise UserError("no luck, today; try tomorrow")
+        return real(images, *given, **more)
+
+    monkeypatch.setattr(recipe, "segmenter", sometimes)
+    said: list[str] = []
+    given: dict[str, Any] = {"translated": {"cut": world / "cut"}, "seeds": 1, "shots": [2]}
+    first = call(world, tmp_path / "out", **given, say=said.append)
+    assert [line.partition(":")[0] for line in first.failed] == ["cut seed0", "cut, then 2 labeled seed0"]
+    assert "failed: cut seed0: no luck, today; try tomorrow" in said
+    assert "see what became of cut" in first.failed[1]
+    assert first.verdict == "Not known: No network was trained on translations."
+    assert "| cut | 0 of 1 | – |" in first.markdown
+    broken[0] = False
+    assert not call(world, tmp_path / "out", **given).failed
+
+
+def test_a_stop_keeps_what_is_there(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = recipe.segmenter
+
+    def stopped(images: Path, *given: Any, **more: Any) -> Reading:
+        if images.name == "cut":
+            raise Interrupted("stopped after 4 images; nothing is saved", 130)
+        return real(images, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "segmenter", stopped)
+        with pytest.raises(Interrupted, match="the same command goes on") as caught:
+            call(world, tmp_path / "out", seeds=1)
+    assert caught.value.exit_code == 130
+    trained = []
+    monkeypatch.setattr(
+        recipe, "segmenter", lambda images, *given, **more: trained.append(Path(images).name) or real(images, *given, **more)
+    )
+    call(world, tmp_path / "out", seeds=1)
+    assert trained == ["cut", "semst", "photos"]
+
+
+def test_the_command_line(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    given = ["--labels", world / "labels", "--test-images", world / "test", "--test-labels", world / "test_labels"]
+    given += ["--classes", world / "classes.json", "--seeds", "1", "--budget", "4", "--size", "32", "--device", "cpu"]
+    done = cli("adapt", "--translated", world / "cut", *given, "--source", world / "renders", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert "| translated | 1 |" in done.stdout and "report.html: open it in a browser" in done.stdout
+    two = ["--translated", f"a={world / 'cut'}", "--translated", f"a={world / 'semst'}"]
+    done = cli("adapt", *two, *given, "--out", tmp_path / "two")
+    assert done.code == 2 and "there is a set a already" in done.stderr
+    done = cli("adapt", "--translated", world / "cut", *given, "--shots", "few", "--out", tmp_path / "two")
+    assert done.code == 2 and "--shots few: numbers are expected" in done.stderr
+
+
+# --- what few images are drawn
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_few_are_spread_and_nested(seed: int) -> None:
+    few, more, most = (drawn(367, k, seed) for k in (5, 20, 100))
+    assert set(few) < set(more) < set(most) and [len(each) for each in (few, more, most)] == [5, 20, 100]
+    gaps = np.diff([*more, more[0] + 367])
+    assert gaps.max() < 2.7 * 367 / 20 and gaps.min() > 0.3 * 367 / 20
+    assert drawn(7, 7, seed) == list(range(7))
+    assert drawn(367, 5, seed) != drawn(367, 5, seed + 1)
+
+
+# --- what is said of it
+
+
+def outcome(name: str, right: list[float], **arm: Any) -> Outcome:
+    """An arm whose networks have these pixel accuracies, of two classes with equally many pixels and errors."""
+    classes = Classes(names=("a", "b"), palette=((0, 0, 0), (9, 9, 9)))
+    blocks = [np.array([[[round(1000 * p), round(1000 * (1 - p))], [round(1000 * (1 - p)), round(1000 * p)]]]) for p in right]
+    made = Arm(name, Path("x"), Path("y"), **arm)
+    return Outcome(made, {seed: Reading(classes, block, (2,), (0,)) for seed, block in enumerate(blocks)})
+
+
+def iou(p: float) -> float:
+    return p / (2 - p)
+
+
+BASE = outcome("source only", [0.5, 0.5])
+OURS = outcome("cut", [0.6, 0.7], translates=True)
+CASES = [
+    ([BASE, OURS], "Yes"),
+    ([BASE, outcome("cut", [0.6, 0.5], translates=True)], "Not for certain"),
+    ([BASE, outcome("cut", [0.4, 0.5], translates=True)], "No"),
+    ([BASE, outcome("color transfer", [0.55, 0.55]), OURS], "Yes"),
+    ([BASE, outcome("color transfer", [0.65, 0.65]), OURS], "Yes, but not surely more than colors do"),
+    ([BASE, outcome("color transfer", [0.8, 0.8]), OURS], "No more than colors do"),
+    ([OURS], "Not known"),
+    ([BASE], "Not known"),
+    ([BASE, outcome("cut + self-training", [0.9, 0.9], translates=True, unlabeled=Path("z"))], "Not known"),
+]
+
+
+@pytest.mark.parametrize(("outcomes", "headline"), CASES)
+def test_the_answer_is_no_more_than_was_seen(outcomes: list[Outcome], headline: str) -> None:
+    assert answer(outcomes).headline == headline
+
+
+def test_the_answer_takes_the_best_set_and_tells_the_gap() -> None:
+    other, top = outcome("semst", [0.85, 0.85], translates=True), outcome("target", [0.9, 0.9])
+    said = answer([BASE, OURS, other, top]).text
+    closed = (iou(0.85) - iou(0.5)) / (iou(0.9) - iou(0.5))
+    assert said.startswith("semst: mean IoU 73.9") and "+40.6" in said and f"this is {100 * closed:.1f}" in said
+    assert "One seed says nothing of chance" in answer([outcome("source only", [0.5]), outcome("cut", [0.6], translates=True)]).text
+
+
+def test_the_table_has_what_can_be_told() -> None:
+    assert [column.key for column in columns([OURS])] == ["mean_iou", "pixel_accuracy", "class_accuracy"]
+    text = markdown([BASE, OURS, outcome("target", [0.9, 0.9])], ["A note."])
+    assert (
+        "| cut | 2 | 48.4 % (42.9 to 53.8 %) | 65.0 % (60.0 to 70.0 %) | 65.0 % (60.0 to 70.0 %) | +15.0 points (+9.5 to +20.5 points)"
+        in text
+    )
+    assert text.endswith("\nA note.\n")
+
+
+def test_arms_need_what_they_are_made_of() -> None:
+    sets = Sets({"cut": Path("a")}, Path("b"), Path("c"), Path("d"), None, None, None)
+    assert [arm.name for arm in arms(sets, Path("e"), (), False)] == ["cut"]
+    both = sets._replace(source=Path("s"), target=Path("t"))
+    assert [arm.name for arm in arms(both, Path("e"), (), False)] == ["source only", "color transfer", "cut"]
