@@ -8,7 +8,8 @@ published widths and lengths. DATA holds ``camvid`` and ``carla``; ``streets`` n
 every run that is complete, a JSON file goes to docs/results/runs (or ``--records``), from which benchmarks/results.py writes the pages.
 
 Called again, it goes on where it stopped, and does nothing that has its file already. ``--jobs N``: N processes, each of which takes what
-no other is at work on; more can be started elsewhere on the same DIR. First all seeds of cut, srunit and semst, then the others.
+no other is at work on; more can be started elsewhere on the same DIR. First cut, srunit and semst, a seed of every study before the
+next seed; then the other methods.
 """
 
 from __future__ import annotations

@@ -72,29 +72,27 @@ class Place:
 
 
 def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str], seeds: int) -> list[Task]:
-    """All of it, in the order in which it is to be done: the first methods of every study before any other."""
+    """All of it, in the order in which it is to be done: the first methods before any other, a seed in every study before the next seed."""
     chosen = [study for name, study in studies(data, place.out, place.scale).items() if name in names]
+    begun: dict[str, list[Task]] = {}
     judges: dict[str, Task] = {}
-    found: list[Task] = []
     for study in chosen:
         needs = [_scenes(study, place)] if study.made else []
         if study.judge not in judges:
             judges[study.judge] = _judge(study, place, tuple(needs))
             needs.append(judges[study.judge])
-        found += [*needs, *_of(study, place, judges[study.judge], [method for method in methods if method in FIRST], seeds, first=True)]
-    for study in chosen:
-        found += _of(study, place, judges[study.judge], [method for method in methods if method not in FIRST], seeds)
+        begun[study.name] = [*needs, _untranslated(study, place, judges[study.judge])]
+    found: list[Task] = []
+    for first in (True, False):
+        wanted = [method for method in methods if (method in FIRST) == first]
+        for seed in range(seeds):
+            for study in chosen:
+                judge = judges[study.judge]
+                found += begun.pop(study.name, [])
+                found += [_run(study, place, method, seed, judge) for method in wanted]
+                if first and study.adapt_test is not None:
+                    found += [_rival(study, place, rival, seed, judge) for rival in RIVALS]
     return found
-
-
-def _of(study: Study, place: Place, judge: Task, methods: Sequence[str], seeds: int, first: bool = False) -> Iterator[Task]:
-    """What a study is of, once there is a judge; what methods are held against comes with the ``first`` of them."""
-    if first:
-        yield _untranslated(study, place, judge)
-    for seed in range(seeds):
-        yield from (_run(study, place, method, seed, judge) for method in methods)
-        if first and study.adapt_test is not None:
-            yield from (_rival(study, place, rival, seed, judge) for rival in RIVALS)
 
 
 def _scenes(study: Study, place: Place) -> Task:

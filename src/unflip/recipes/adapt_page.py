@@ -15,7 +15,7 @@ from unflip.evaluation.pictures import colored
 from unflip.evaluation.reader import Reader
 from unflip.recipes.adapt_plan import Sets
 from unflip.recipes.adapt_table import Outcome, answer, columns
-from unflip.report.blocks import Block, Cell, Key, Made, Notes, Section, Table, Verdict
+from unflip.report.blocks import Block, Cell, Folded, Key, Made, Notes, Section, Table, Verdict
 from unflip.report.charts import Bar, Bars
 from unflip.report.numbers import NONE, Amount
 from unflip.report.page import Page
@@ -44,7 +44,7 @@ def adapt_page(
         Verdict("Does it help?", found.headline, found.text, found.tone),
         Notes("Failed", failed, "bad"),
         Section("Networks, by what they were trained on", [_table(outcomes)], " ".join(notes)),
-        Section("Classes", [_classes(done, colors)], "Intersection over union of reading and label: mean of the seeds, lowest to highest."),
+        Section("Classes", _classes(done, colors), "Intersection over union of reading and label: mean of the seeds, lowest to highest."),
         Section("What they see", [Key(colors), *_pictures(done, out, sets, classes)], "Readings by the first network of each arm."),
         Section("How it was made", [Made([(name.replace("_", " "), str(value)) for name, value in facts.items() if value])]),
     ]
@@ -63,7 +63,22 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     return Table(["trained on", "seeds", *(column.head for column in shown)], rows)
 
 
-def _classes(done: Sequence[Outcome], colors: Mapping[str, Any]) -> Bars:
+def _classes(done: Sequence[Outcome], colors: Mapping[str, Any]) -> list[Block]:
+    """The plain arms, and folded below them those with more than one thing to learn from: all at once have too many colors."""
+    plain = [each for each in done if each.arm.unlabeled is None and each.arm.shots is None]
+    others = [each for each in done if each not in plain]
+    groups = (
+        ("Self-training", [each for each in others if each.arm.unlabeled is not None]),
+        *((f"{k} labeled images", [each for each in others if each.arm.shots == k]) for k in _shots(others)),
+    )
+    return [_bars(plain, colors), *(Folded(title, [_bars(group, colors)]) for title, group in groups if group)]
+
+
+def _shots(done: Sequence[Outcome]) -> list[int]:
+    return sorted({each.arm.shots for each in done if each.arm.shots is not None})
+
+
+def _bars(done: Sequence[Outcome], colors: Mapping[str, Any]) -> Bars:
     ious = [each.class_iou() for each in done]
 
     def amount(spreads: Mapping[str, Any], name: str) -> Amount:
