@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unflip.cli.options import CLASSES, Device
+from unflip.cli.options import CLASSES, Batch, ClassWeights, Crops, Device, Network, Precision, Resize
 
 
 def adapt(
@@ -32,20 +32,13 @@ def adapt(
     ] = "",
     seeds: Annotated[int, typer.Option(metavar="N", help="Networks of each kind.")] = 3,
     budget: Annotated[int, typer.Option(metavar="N", help="Images that each training sees.")] = 20_000,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="unet|ID", help="unet: from scratch. Or to go on from: a segmenter's folder, a transformers model's, or OWNER/NAME."
-        ),
-    ] = "unet",
-    weights: Annotated[
-        str, typer.Option(metavar="balanced|plain", help="Of the classes. balanced: rare ones count more, by the root of their rarity.")
-    ] = "balanced",
-    resize: Annotated[str, typer.Option(metavar="none|short:N|WxH", help="Resize images before anything else.")] = "none",
-    size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the crops: 256 or 512x256.  [default: up to 256]")] = None,
-    batch: Annotated[int, typer.Option(metavar="B", help="Images per step.")] = 4,
+    model: Network = "unet",
+    weights: ClassWeights = "balanced",
+    resize: Resize = "none",
+    size: Crops = None,
+    batch: Batch = 4,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.")] = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Does it help downstream? Train networks on translations, on the sources, and on what rivals make of them; test on real images."""
     from unflip.recipes.adapt import adapt as run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unflip.cli.options import CLASSES, Device
+from unflip.cli.options import CLASSES, Batch, ClassWeights, Crops, Device, Network, Precision, Resize
 
 
 def segmenter(
@@ -20,24 +20,17 @@ def segmenter(
         Path | None, typer.Option(metavar="DIR", help="Images to measure it on.  [default: the last fifth of --images, not learned from]")
     ] = None,
     test_labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Their label maps.")] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="unet|ID", help="unet: from scratch. Or to go on from: a segmenter's folder, a transformers model's, or OWNER/NAME."
-        ),
-    ] = "unet",
-    weights: Annotated[
-        str, typer.Option(metavar="balanced|plain", help="Of the classes. balanced: rare ones count more, by the root of their rarity.")
-    ] = "balanced",
-    resize: Annotated[str, typer.Option(metavar="none|short:N|WxH", help="Resize images before anything else.")] = "none",
-    size: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the crops: 256 or 512x256.  [default: up to 256]")] = None,
-    batch: Annotated[int, typer.Option(metavar="B", help="Images per step.")] = 4,
+    model: Network = "unet",
+    weights: ClassWeights = "balanced",
+    resize: Resize = "none",
+    size: Crops = None,
+    batch: Batch = 4,
     unlabeled: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images without labels to learn from, too, by self-training: of the target.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="K", help="All random choices follow from it.")] = 0,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.")] = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Train the network that reads classes off images, and measure it on images that it has not seen."""
     from unflip.evaluation.confusion import mean_iou, pixel_accuracy

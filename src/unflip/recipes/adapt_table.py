@@ -13,7 +13,7 @@ from unflip.data.labels import Classes
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, from_plain, mean_iou, per_class_iou, pixel_accuracy
 from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, Arm
-from unflip.recipes.compare_table import Spread, as_csv
+from unflip.recipes.compare_table import Spread, as_csv, ends
 from unflip.report.blocks import Tone
 from unflip.report.numbers import NONE, SPACE, Form, percent
 from unflip.segmenterfolder import HELD_OUT, HeldOut
@@ -129,12 +129,7 @@ def arms_csv(outcomes: Sequence[Outcome]) -> str:
     for each in outcomes:
         line: dict[str, Any] = {"arm": each.arm.name, "seeds": len(each.readings), "failed": len(each.errors)}
         for column in columns(outcomes):
-            spread = column.of(each) if each.readings else None
-            line |= {
-                column.key: spread and spread.mean,
-                f"{column.key}_low": spread and spread.low,
-                f"{column.key}_high": spread and spread.high,
-            }
+            line |= ends(column.key, column.of(each) if each.readings else None)
         table.append(line)
     return as_csv(table)
 

@@ -210,13 +210,15 @@ def methods_csv(rows: Sequence[Row]) -> str:
         }
         for column in COLUMNS:
             spread = row.spread(column.key)
-            line |= {
-                column.key: spread and spread.mean,
-                f"{column.key}_low": spread and spread.low,
-                f"{column.key}_high": spread and spread.high,
-            }
+            line |= ends(column.key, spread)
         table.append(line)
     return as_csv(table)
+
+
+def ends(key: str, spread: Spread | None) -> dict[str, float | None]:
+    """Of a line of CSV: mean, lowest and highest; None where it is not known."""
+    values = (None, None, None) if spread is None else (spread.mean, spread.low, spread.high)
+    return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
 
 
 def runs_csv(rows: Sequence[Row]) -> str:
