@@ -78,8 +78,8 @@ NAMES = [
     "source only + self-training",
     "cut + self-training",
     "semst + self-training",
-    *("2 labeled", "cut, then 2 labeled", "semst, then 2 labeled"),
-    *("4 labeled", "cut, then 4 labeled", "semst, then 4 labeled"),
+    *("2 labeled", "source only, then 2 labeled", "cut, then 2 labeled", "semst, then 2 labeled"),
+    *("4 labeled", "source only, then 4 labeled", "cut, then 4 labeled", "semst, then 4 labeled"),
     "target",
 ]
 
@@ -89,8 +89,8 @@ def test_every_arm_has_every_seed(found: tuple[Adaptation, list[str]]) -> None:
     assert [each.arm.name for each in result.outcomes] == NAMES
     assert all(sorted(each.readings) == [0, 1] and not each.errors for each in result.outcomes)
     assert all(reading.images == 4 for each in result.outcomes for reading in each.readings.values())
-    begun = [line for line in said if " of 28)" in line]
-    assert begun[0] == "source only seed0 (1 of 28)" and begun[14] == "source only seed1 (15 of 28)"
+    begun = [line for line in said if " of 32)" in line]
+    assert begun[0] == "source only seed0 (1 of 32)" and begun[16] == "source only seed1 (17 of 32)"
 
 
 def test_arms_are_trained_on_what_they_are_named_for(found: tuple[Adaptation, list[str]], world: Path) -> None:
@@ -194,6 +194,21 @@ def test_what_is_wrong_is_said_at_once(
     monkeypatch.setattr(training, "training_loop", lambda *given: pytest.fail("trained"))
     refused(lambda: call(root, tmp_path / "out", **changes), *parts)
     assert not (tmp_path / "out").exists()
+
+
+def test_networks_can_begin_with_one_that_is_there(world: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, folder in enumerate((first, second)):
+        data = [world / name for name in ("photos", "photo_labels", "classes.json")]
+        training.segmenter(*data, folder, budget=4, size="32", seed=seed, say=str, progress=False)
+    given: dict[str, Any] = {"translated": {"cut": world / "cut"}, "target": None, "target_labels": None, "seeds": 1, "model": str(first)}
+    call(world, tmp_path / "out", **given)
+    provenance = json.loads((tmp_path / "out/arms/cut/seed0/config.json").read_text())["provenance"]
+    assert provenance["weights_before"] == json.loads((first / "config.json").read_text())["files"]["model.safetensors"]
+    for name in ("config.json", "model.safetensors"):
+        (first / name).write_bytes((second / name).read_bytes())
+    refused(lambda: call(world, tmp_path / "out", **given), "was begun with other arguments", "model weights")
+    refused(lambda: call(world, tmp_path / "new", **given | {"model": str(world / "cut")}), "no segmenter", world / "cut")
 
 
 def test_what_is_tested_is_not_learned_from(world: Path, tmp_path: Path) -> None:

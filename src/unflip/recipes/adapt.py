@@ -15,10 +15,11 @@ from unflip.data.labels import Classes, read_classes
 from unflip.devices import choose_device
 from unflip.errors import Interrupted, UserError
 from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
+from unflip.networks.pretrained import find_pretrained
 from unflip.recipes.adapt_page import adapt_page
 from unflip.recipes.adapt_plan import CEILING, COLOR, FINE_TUNING, SOURCE, TRANSLATED, Arm, Sets, arms, check, drawn
 from unflip.recipes.adapt_table import Outcome, answer, arms_csv, markdown, metrics, read, runs_csv
-from unflip.recipes.begun import absolute, is_fresh
+from unflip.recipes.begun import absolute, digest, is_fresh
 from unflip.recipes.evaluate import made
 from unflip.recipes.segmenter import BUDGET, UNET, segmenter
 from unflip.report.page import write as write_page
@@ -83,8 +84,8 @@ def adapt(
         target: real images without labels, for color transfer and self-training.
         target_labels: their labels, for the ceiling: an arm that is trained on them.
         self_training: arms that also learn from ``target`` (:class:`unflip.evaluation.lesson.SelfTraining`).
-        shots: numbers of labeled target images; for each an arm that is trained on so many alone, and one for each set of translations
-            whose network is fine-tuned on them: SemST's use of translations, as pre-training (Zhao et al., WACV 2024).
+        shots: numbers of labeled target images; for each an arm that is trained on so many alone, and one for each set of translations, and
+            the sources, whose network is fine-tuned on them: SemST's use of translations, as pre-training (Zhao et al., WACV 2024).
         seeds: networks of each arm, with the seeds 0 to ``seeds - 1``.
         budget: images that each training sees; fine-tuning sees a quarter more.
         model, weights, resize, size, batch, device, precision: of all networks, as :func:`unflip.recipes.segmenter.segmenter` has them.
@@ -124,6 +125,8 @@ def adapt(
         "seeds": seeds,
         "device": device,
         **settings,
+        "model": absolute(model),
+        "model_weights": digest(model) if model != UNET and find_pretrained(model, weights=False) is None else None,
     }
     fresh = is_fresh(out, ARGUMENTS, arguments, "adaptation")
     for folder in (*sets.translated.values(), *sets[1:]):

@@ -90,7 +90,8 @@ def arms(sets: Sets, colors: Path, shots: Sequence[int], self_training: bool) ->
         for k in sorted(shots):
             few = f"{k} labeled"
             found.append(Arm(few, target, sets.target_labels, shots=k))
-            found += [Arm(f"{name}, then {few}", target, sets.target_labels, shots=k, begins=name) for name in sets.translated]
+            begins = [SOURCE] if source is not None else []
+            found += [Arm(f"{name}, then {few}", target, sets.target_labels, shots=k, begins=name) for name in (*begins, *sets.translated)]
         found.append(Arm(CEILING, target, sets.target_labels))
     folders = [arm.folder.lower() for arm in found]  # some file systems do not tell a from A
     for arm in found:

@@ -9,6 +9,7 @@ from typing import Any
 
 from unflip.errors import UserError
 from unflip.files import disk_errors
+from unflip.segmenterfolder import WEIGHTS, read_segmenter
 
 
 def is_fresh(out: Path, file: str, arguments: Mapping[str, Any], what: str) -> bool:
@@ -35,6 +36,11 @@ def absolute(path: Any) -> str | None:
     """A path by which it is known from whatever folder; a segmenter of the hub keeps its id."""
     here = path is not None and (isinstance(path, Path) or Path(path).exists())
     return str(Path(path).absolute()) if here else path
+
+
+def digest(segmenter: str | Path) -> str | None:
+    """Of a segmenter's weights: another one in the same folder is another. None for one on the hub."""
+    return read_segmenter(Path(segmenter))[1].files.get(WEIGHTS) if Path(segmenter).exists() else None
 
 
 def _text(value: Any) -> str:

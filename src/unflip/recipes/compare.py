@@ -18,9 +18,9 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import train_apart
-from unflip.recipes.begun import absolute, is_fresh
+from unflip.recipes.begun import absolute, digest, is_fresh
 from unflip.recipes.compare_page import compare_page
-from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, digest, given, trainings
+from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, given, trainings
 from unflip.recipes.compare_table import EVALUATION, UNTRANSLATED, Row, Trial, markdown, methods_csv, runs_csv
 from unflip.recipes.evaluate import evaluate, made
 from unflip.report.page import write as write_page

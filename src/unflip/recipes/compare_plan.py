@@ -18,7 +18,6 @@ from unflip.recipes.compare_table import UNTRANSLATED
 from unflip.recipes.train import configure
 from unflip.recipes.validate import check
 from unflip.runs import RunConfig
-from unflip.segmenterfolder import read_segmenter
 
 ARGUMENTS = "compare.json"
 """In the folder of a comparison: what it was asked for."""
@@ -132,8 +131,3 @@ def check_images(configs: Sequence[RunConfig], out: Path, others: Sequence[str |
             raise UserError(f"source and target are the same folder, {config.data.source}; nothing would be translated")
     for folder in sorted(folders):
         survey(find_images(folder))
-
-
-def digest(segmenter: str | Path) -> str | None:
-    """Of its weights: another segmenter in the same folder is another judge. None for one on the hub."""
-    return read_segmenter(Path(segmenter))[1].files.get(WEIGHTS) if Path(segmenter).exists() else None
