@@ -88,7 +88,9 @@ def expectation(records: Records, says: str, a: str, b: str, of: Value, least: f
     differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     if not differences:
         return [says, NONE, NONE, "not measured yet"]
-    if all(each > least for each in differences):
+    if len(differences) == 1:
+        verdict = "so in the one seed there is" if differences[0] > least else "not so in the one seed there is"
+    elif all(each > least for each in differences):
         verdict = "holds, in every seed"
     elif all(each <= least for each in differences):
         verdict = "does not hold, in any seed"
@@ -169,6 +171,13 @@ def facts(records: Records) -> str:
     return "\n".join(f"* {line}" for line in lines)
 
 
+def shown(records: Records) -> str:
+    """The picture, in a page."""
+    where, better = f"../images/study_{records.study.name}_{records.scale}.svg", "Down" if records.study.boxes is None else "Up"
+    told = f"*A dot is a run, a ring the mean of a method's runs. {better} and to the left is better.*"
+    return f"![Every run: how near to the target, and what the judge reads]({where})\n\n{told}"
+
+
 def picture(records: Records) -> str:
     """Every run by realism and semantics, as SVG; the sources as they are, where they are not so far away that the runs become one dot."""
     study, frechet = records.study, metric("metrics", "realism", "frechet")
@@ -215,6 +224,7 @@ def overview(found: Sequence[Records]) -> str:
 BLOCKS: dict[str, Callable[[Records], str]] = {
     "facts": facts,
     "translations": translations,
+    "picture": shown,
     "expectations": expectations,
     "adaptation": adaptation,
 }

@@ -99,6 +99,7 @@ VERBS: dict[str, list[str]] = {
         "--resize",
         "--size",
         "--batch",
+        "--unlabeled",
         "--seed",
         "--device",
         "--precision",
@@ -188,8 +189,8 @@ REQUIRED = {
     ("methods", frozenset()),
     ("import", frozenset({"FILE", "--out"})),
 }
-FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--version"}
-REPEATED = {"--set", "--run", "--require", "--track"}
+FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--self-training", "--version"}
+REPEATED = {"--set", "--run", "--require", "--track", "--translated"}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]
 CALL = "train --source source --target target --out out --method fastcut --size 32 --budget 4 --device cpu " + " ".join(

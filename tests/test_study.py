@@ -139,8 +139,10 @@ def test_an_expectation_counts_seeds(scripts: dict[str, ModuleType]) -> None:
     iou = records.metric("iou")
     assert results.expectation(found, "more", "srunit", "cut", iou)[1:] == ["+3.3 (-1.0 to +6.0)", "3", "on average, not in every seed"]
     assert results.expectation(found, "more", "cut", "srunit", iou)[3] == "not on average; in some seed"
-    assert results.expectation(found, "more", "semst", "cut", iou, 0.05)[1:] == ["+10.0", "1", "holds, in every seed"]
-    assert results.expectation(found, "more", "semst", "cut", iou, 0.15)[3] == "does not hold, in any seed"
+    assert results.expectation(found, "more", "semst", "cut", iou, 0.05)[1:] == ["+10.0", "1", "so in the one seed there is"]
+    assert results.expectation(found, "more", "semst", "cut", iou, 0.15)[3] == "not so in the one seed there is"
+    assert results.expectation(found, "more", "srunit", "cut", iou, 0.1)[3] == "does not hold, in any seed"
+    assert results.expectation(found, "more", "srunit", "cut", iou, -0.1)[3] == "holds, in every seed"
     assert results.expectation(found, "more", "gcgan", "cut", iou)[3] == "not measured yet"
 
 
