@@ -128,13 +128,8 @@ def expectations(records: Records) -> str:
             base = records.values(UNTRANSLATED, share).get(0)
             for method in records.methods:
                 found = {seed: value - (base or 0.0) for seed, value in records.values(method, share).items()}
-                better = (
-                    "more in every seed"
-                    if min(found.values()) > 0
-                    else "less in every seed"
-                    if max(found.values()) <= 0
-                    else "in some seeds"
-                )
+                seeds = "in every seed" if len(found) > 1 else "in the one seed there is"
+                better = f"more {seeds}" if min(found.values()) > 0 else f"less {seeds}" if max(found.values()) <= 0 else "in some seeds"
                 says = f"`{method}`: more of a {group}'s box is read as one than untranslated"
                 rows.append([says, spread(found.values(), points), str(len(found)), better])
     return table(["expected", "difference, points", "seeds", "what came out"], rows)
