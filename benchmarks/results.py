@@ -143,10 +143,8 @@ def facts(records: Records) -> str:
     lines = [f"Runs that are there: {', '.join(f'{SAID.get(what, what)} {len(each)}' for what, each in records.runs.items())}."]
     budgets = sorted({run["training"]["budget"] for run in runs if "training" in run})
     if budgets:
-        counts, resized = (
-            ", ".join(f"{budget:,}" for budget in budgets),
-            f" of images resized to {scale.resize}" if scale.resize != "none" else "",
-        )
+        counts = ", ".join(f"{budget:,}" for budget in budgets)
+        resized = f" of images resized to {scale.resize}" if scale.resize != "none" else ""
         settings = ", ".join(scale.settings) or "the defaults"
         lines.append(f"Each training: {counts} source images, crops of {scale.size} pixels{resized}; {settings}.")
     for sha, judge in judges.items():
@@ -157,10 +155,9 @@ def facts(records: Records) -> str:
     if len(judges) > 1:
         lines.append("There are several judges: runs that were read by different ones compare less exactly.")
     dates = sorted({run["made"]["date"] for run in runs})
-    made = {name: sorted({str(run["made"][name]) for run in runs}) for name in ("commit", "device", "torch", "threads")}
-    when, (commit, device, version, threads) = (
-        " to ".join(dict.fromkeys((dates[0], dates[-1]))),
-        (", ".join(each) for each in made.values()),
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    commit, device, version, threads = (
+        ", ".join(sorted({str(run["made"][name]) for run in runs})) for name in ("commit", "device", "torch", "threads")
     )
     lines.append(f"Measured {when} at commit {commit}, on {device}, {threads} thread(s) a run, torch {version}.")
     return "\n".join(f"* {line}" for line in lines)
@@ -191,7 +188,9 @@ def picture(records: Records) -> str:
 
 
 def overview(found: Sequence[Records]) -> str:
-    """Of the README: the first methods of every study."""
+    """Of the README: the methods of every study."""
+    judged = (metric("metrics", "mean_iou"), metric("metrics", "excess_flip_rate"))
+    adapted, frechet = metric("adapted", "mean_iou"), metric("metrics", "realism", "frechet")
     rows = []
     for records in found:
         for what in (UNTRANSLATED, *records.methods):
@@ -202,14 +201,9 @@ def overview(found: Sequence[Records]) -> str:
                     f"[{records.study.name}](docs/results/{PAGES[records.study.name]}), {records.scale}",
                     SAID.get(what, f"`{what}`"),
                     NONE if what == UNTRANSLATED else str(len(records.runs[what])),
-                    spread(records.values(what, metric("metrics", "mean_iou")).values(), percent) if records.study.test_labels else NONE,
-                    spread(records.values(what, metric("metrics", "excess_flip_rate")).values(), percent)
-                    if records.study.test_labels
-                    else NONE,
-                    spread(
-                        records.values("source_only" if what == UNTRANSLATED else what, metric("adapted", "mean_iou")).values(), percent
-                    ),
-                    spread(records.values(what, metric("metrics", "realism", "frechet")).values(), small),
+                    *(spread(records.values(what, of).values(), percent) if records.study.test_labels else NONE for of in judged),
+                    spread(records.values("source_only" if what == UNTRANSLATED else what, adapted).values(), percent),
+                    spread(records.values(what, frechet).values(), small),
                 ]
             )
     head = ["study, scale", "", "seeds", "mean IoU, %", "excess flip rate, %", "adapted: mean IoU, %", "Fréchet distance"]

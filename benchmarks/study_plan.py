@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from streets import MIXES, SOURCE
 
 from unflip.data import streets
 
@@ -153,26 +156,32 @@ VARIANTS = {
 """In the order in which they are run, all seeds of ``FIRST`` before any other."""
 
 
+def _labeled(root: Path) -> dict[str, Any]:
+    """Where a labeled source and a target lie: ``{train,val,test}/{source,source_labels,target,target_labels}``."""
+    return {
+        "source": root / "train/source",
+        "source_labels": root / "train/source_labels",
+        "target": root / "train/target",
+        "target_labels": root / "train/target_labels",
+        "val": Labeled(root / "val/source", root / "val/source_labels"),
+        "test_source": root / "test/source",
+        "test_labels": root / "test/source_labels",
+        "adapt_test": Labeled(root / "test/target", root / "test/target_labels"),
+    }
+
+
 def studies(data: Path, out: Path, scale: Scale) -> dict[str, Study]:
     """The studies, of the real images below ``data`` and the scenes that are made below ``out``."""
     camvid, unmatched, carla, made = data / "camvid", data / "camvid/unmatched", data / "carla", out / "scenes"
     photos = Labeled(camvid / "train/images", camvid / "train/labels")
     unseen = Labeled(camvid / "test/images", camvid / "test/labels")
-    green = streets.Shares(building=0.45, tree=0.75)
-    leafy = streets.Shares(building=0.2, tree=0.3)
+    leafy = MIXES["leafy"]
     return {
         study.name: study
         for study in (
             Study(
                 "camvid_unmatched",
-                source=unmatched / "train/source",
-                source_labels=unmatched / "train/source_labels",
-                target=unmatched / "train/target",
-                target_labels=unmatched / "train/target_labels",
-                val=Labeled(unmatched / "val/source", unmatched / "val/source_labels"),
-                test_source=unmatched / "test/source",
-                test_labels=unmatched / "test/source_labels",
-                adapt_test=Labeled(unmatched / "test/target", unmatched / "test/target_labels"),
+                **_labeled(unmatched),
                 classes=camvid / "classes.json",
                 judge="camvid",
                 judge_train=photos,
@@ -181,24 +190,17 @@ def studies(data: Path, out: Path, scale: Scale) -> dict[str, Study]:
             ),
             Study(
                 "streets",
-                source=made / "train/source",
-                source_labels=made / "train/source_labels",
-                target=made / "train/target",
-                target_labels=made / "train/target_labels",
-                val=Labeled(made / "val/source", made / "val/source_labels"),
-                test_source=made / "test/source",
-                test_labels=made / "test/source_labels",
-                adapt_test=Labeled(made / "test/target", made / "test/target_labels"),
+                **_labeled(made),
                 classes=made / "train/classes.json",
                 judge="streets",
                 judge_train=Labeled(made / "judge/images", made / "judge/images_labels"),
                 judge_test=Labeled(made / "judge/test", made / "judge/test_labels"),
                 flips=(("tree", "sky"), ("tree", "building"), ("building", "tree")),
                 made={
-                    "train/source": Streets("render", green, 0, 400),
+                    "train/source": Streets("render", SOURCE, 0, 400),
                     "train/target": Streets("photo", leafy, 10_000, 400),
-                    "val/source": Streets("render", green, 20_000, 60),
-                    "test/source": Streets("render", green, 30_000, 96),
+                    "val/source": Streets("render", SOURCE, 20_000, 60),
+                    "test/source": Streets("render", SOURCE, 30_000, 96),
                     "test/target": Streets("photo", leafy, 40_000, 96),
                     "judge/images": Streets("photo", streets.BALANCED, 50_000, 600),
                     "judge/test": Streets("photo", streets.BALANCED, 60_000, 150),

@@ -13,11 +13,14 @@ from typing import Any
 from study_plan import VARIANTS, Study
 from study_tasks import RIVALS, UNTRANSLATED
 
+from unflip.recipes.adapt_plan import COLOR, SOURCE
+from unflip.recipes.compare_table import markdown_table
+
 NONE = "–"
 SAID = {
     UNTRANSLATED: "untranslated",
-    "source_only": "source only",
-    "color_transfer": "color transfer",
+    "source_only": SOURCE,
+    "color_transfer": COLOR,
     "target": "real photos with labels",
 }
 """How tables call what is no method."""
@@ -98,5 +101,4 @@ def spread(values: Iterable[float], form: Callable[[float], str]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown; the first column is text."""
-    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, list(rows), ()).rstrip("\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import platform
@@ -19,7 +18,6 @@ import torch
 from study_boxes import box_reading
 from study_plan import BATCH, FIRST, VARIANTS, Labeled, Scale, Study, studies
 
-import unflip
 from unflip.data import streets
 from unflip.data.color_transfer import transfer_folder
 from unflip.errors import UserError
@@ -29,7 +27,7 @@ from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import read_memory, train_apart
 from unflip.recipes.compare_table import training_time
-from unflip.recipes.evaluate import evaluate
+from unflip.recipes.evaluate import evaluate, made
 from unflip.recipes.segmenter import segmenter, summary
 from unflip.recipes.train import configure
 from unflip.segmenterfolder import WEIGHTS
@@ -110,22 +108,9 @@ def _scenes(study: Study, place: Place) -> Task:
 
 def _judge(study: Study, place: Place, needs: tuple[Task, ...]) -> Task:
     folder, scale = place.out / f"judge_{study.judge}", place.scale
-    train, test = study.judge_train, study.judge_test
 
     def do() -> None:
-        segmenter(
-            train.images,
-            train.labels,
-            study.classes,
-            folder / "segmenter",
-            budget=scale.judge_budget,
-            test_images=test.images,
-            test_labels=test.labels,
-            resize=scale.resize,
-            size=scale.judge_size,
-            batch=BATCH,
-            device=scale.device,
-        )
+        read_by(scale, study.judge_train, study.judge_test, study.classes, folder / "segmenter", scale.judge_budget, scale.judge_size)
 
     return Task(f"judge {study.judge}", folder, folder / "segmenter/config.json", do, needs)
 
@@ -229,22 +214,28 @@ def adapted(study: Study, place: Place, training: Labeled, seed: int, folder: Pa
     """How a network reads real target images that was trained on ``training``, as ``unflip adapt`` trains its arms."""
     assert study.adapt_test is not None
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed meanwhile
-    reading: Reading = segmenter(
+    scale = place.scale
+    reading = read_by(scale, training, study.adapt_test, study.classes, folder, scale.adapt_budget, scale.adapt_size, seed)
+    known = summary(reading).model_dump(mode="json")
+    return {name: value for name, value in known.items() if name not in ("sizes", "voids", "blocks")} | {"budget": scale.adapt_budget}
+
+
+def read_by(scale: Scale, training: Labeled, test: Labeled, classes: Path, folder: Path, budget: int, size: str, seed: int = 0) -> Reading:
+    """How a segmenter that is trained on ``training``, into ``folder``, reads ``test``."""
+    return segmenter(
         training.images,
         training.labels,
-        study.classes,
+        classes,
         folder,
-        budget=place.scale.adapt_budget,
-        test_images=study.adapt_test.images,
-        test_labels=study.adapt_test.labels,
-        resize=place.scale.resize,
-        size=place.scale.adapt_size,
+        budget=budget,
+        test_images=test.images,
+        test_labels=test.labels,
+        resize=scale.resize,
+        size=size,
         batch=BATCH,
         seed=seed,
-        device=place.scale.device,
+        device=scale.device,
     )
-    known = summary(reading).model_dump(mode="json")
-    return {name: value for name, value in known.items() if name not in ("sizes", "voids", "blocks")} | {"budget": place.scale.adapt_budget}
 
 
 def whole(outcome: Any) -> None:
@@ -257,7 +248,7 @@ def write_record(path: Path, place: Place, study: Study, what: str, seed: int, f
     """Keep what was found, and by what it was."""
     where = {"study": study.name, "scale": place.scale_name, "what": what, "seed": seed}
     make_folder(path.parent)
-    write_json(path, {**where, **rounded(found), "made": made(place.scale.device)})
+    write_json(path, {**where, **rounded(found), "made": made_here(place.scale.device)})
 
 
 def rounded(value: Any) -> Any:
@@ -269,17 +260,15 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float | np.floating) else value
 
 
-def made(device: str) -> dict[str, Any]:
+def made_here(device: str) -> dict[str, Any]:
     """Hardware, versions, date and commit."""
     root = Path(__file__).parents[1]
     git = partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
     commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
     changed = bool(git(["git", "status", "--porcelain", "--", "src"]).stdout.strip())
     return {
-        "date": datetime.date.today().isoformat(),
+        **made(),
         "commit": commit + ("+" if changed else ""),
-        "unflip": unflip.__version__,
-        "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

@@ -190,7 +190,15 @@ REQUIRED = {
     ("import", frozenset({"FILE", "--out"})),
 }
 FLAGS_WITHOUT_A_VALUE = {"--resume", "--lpips", "--trust", "--ray", "--self-training", "--version"}
-REPEATED = {"--set", "--run", "--require", "--track"}
+REPEATED = {
+    ("train", "--track"),
+    ("train", "--set"),
+    ("evaluate", "--require"),
+    ("compare", "--set"),
+    ("compare", "--run"),
+    ("adapt", "--translated"),
+    ("bench", "--set"),
+}
 
 SMALL = ["generator.width=4", "generator.blocks=1", "discriminator.width=4", "discriminator.layers=2", "projector.width=8", "nce.patches=8"]
 CALL = "train --source source --target target --out out --method fastcut --size 32 --budget 4 --device cpu " + " ".join(
@@ -226,7 +234,7 @@ def test_what_is_required_stays_so_and_flags_take_what_they_took() -> None:
         for parameter in verb.params:
             if parameter.param_type_name == "option":
                 assert parameter.is_flag == (parameter.opts[0] in FLAGS_WITHOUT_A_VALUE)
-                assert parameter.multiple == (parameter.opts[0] in REPEATED or (name, parameter.opts[0]) == ("adapt", "--translated"))
+                assert parameter.multiple == ((name, parameter.opts[0]) in REPEATED)
 
 
 def test_help_names_every_verb_and_flag(cli: Callable[..., Any]) -> None:

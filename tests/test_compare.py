@@ -36,9 +36,10 @@ from unflip.recipes import apart, compare_plan
 from unflip.recipes import compare as recipe
 from unflip.recipes.apart import MEMORY, read_memory, train_apart
 from unflip.recipes.compare import Comparison, compare
-from unflip.recipes.compare_page import SHOWN, mean_matrix, verdict
+from unflip.recipes.compare_page import mean_matrix, verdict
 from unflip.recipes.compare_plan import settings_of
 from unflip.recipes.compare_table import UNTRANSLATED, Row, Trial, duration, gigabytes, training_time
+from unflip.recipes.shown import SHOWN
 from unflip.recipes.train import configure, train
 from unflip.report.numbers import SPACE, number, percent
 from unflip.runs import RunConfig, from_yaml

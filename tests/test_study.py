@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("study", "study_plan", "study_tasks", "study_records", "study_boxes", "results", "verbs")
+NAMES = ("study", "study_plan", "study_tasks", "study_records", "study_boxes", "results", "streets", "verbs")
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,12 @@ def to_rgb(lab: Floats) -> Array:
 
 def color_statistics(rgb: Array) -> ColorStatistics:
     """Of an image ``(H, W, 3)`` uint8."""
-    lab = to_lab(rgb).reshape(-1, 3)
-    return ColorStatistics(lab.mean(0), lab.std(0))
+    return _statistics(to_lab(rgb))
+
+
+def _statistics(lab: Floats) -> ColorStatistics:
+    pixels = lab.reshape(-1, 3)
+    return ColorStatistics(pixels.mean(0), pixels.std(0))
 
 
 def transferred(rgb: Array, target: ColorStatistics) -> Array:
@@ -64,7 +68,8 @@ def transferred(rgb: Array, target: ColorStatistics) -> Array:
 
     An axis on which all pixels are equal keeps no contrast that could be stretched: it gets the mean.
     """
-    lab, own = to_lab(rgb), color_statistics(rgb)
+    lab = to_lab(rgb)
+    own = _statistics(lab)
     scale = np.divide(target.std, own.std, out=np.zeros(3), where=own.std > 1e-9)
     return to_rgb((lab - own.mean) * scale + target.mean)
 

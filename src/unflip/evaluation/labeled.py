@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unflip.data.folders import Entry, find_images, relative_names, survey
 from unflip.data.images import Array, read_rgb
-from unflip.data.labels import Classes, Ids, Labels, match_labels, survey_labels
+from unflip.data.labels import Classes, Ids, Labels, Surveyed, match_labels, survey_labels
 from unflip.errors import UserError
 from unflip.evaluation.reader import Reader
 from unflip.progress import Bar
@@ -54,12 +54,10 @@ def find_labeled(images: Path, labels: Path, classes: Classes, progress: bool = 
     Raises:
         UserError: files that are broken, have no partner, differ from it in size or show what is not a class.
     """
-    paths = find_images(images)
-    entries = _surveyed(paths, progress, what)
-    maps = match_labels(paths, images, labels, classes)
-    with Bar(f"checking labels of {what}", len(maps), quiet=not progress or len(maps) < 500) as bar:
-        found = survey_labels(maps, entries, classes, lambda done, _: bar.show(done))
-    return Labeled(entries, relative_names(paths, images), Labels(found.entries, classes, cache="none"))
+    entries = find_entries(images, progress, what)
+    found = find_labels(entries, images, labels, classes, progress, f"labels of {what}")
+    names = relative_names([entry.path for entry in entries], images)
+    return Labeled(entries, names, Labels(found.entries, classes, cache="none"))
 
 
 def find_read(images: Path, sources: Path, reader: Reader, progress: bool = True, what: str = "images") -> Labeled:
@@ -67,14 +65,25 @@ def find_read(images: Path, sources: Path, reader: Reader, progress: bool = True
 
     Raises ``UserError`` as :func:`same_names` does.
     """
-    paths = find_images(images)
-    entries, names = _surveyed(paths, progress, what), relative_names(paths, images)
+    entries = find_entries(images, progress, what)
+    names = relative_names([entry.path for entry in entries], images)
     return Labeled(entries, names, Readings(_partners(entries, names, sources, "source"), reader))
 
 
-def _surveyed(paths: list[Path], progress: bool, what: str) -> list[Entry]:
+def find_entries(images: Path, progress: bool = True, what: str = "images") -> list[Entry]:
+    """The images of a folder (or list), looked at. Raises ``UserError`` where some are broken, or none are there."""
+    paths = find_images(images)
     with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
         return survey(paths, lambda done, _: bar.show(done))
+
+
+def find_labels(
+    entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool = True, what: str = "labels"
+) -> Surveyed:
+    """The label map of each of the ``entries`` of ``images``, read whole; raises ``UserError`` as :func:`find_labeled` does."""
+    maps = match_labels([entry.path for entry in entries], images, labels, classes)
+    with Bar(f"checking {what}", len(maps), quiet=not progress or len(maps) < 500) as bar:
+        return survey_labels(maps, entries, classes, lambda done, _: bar.show(done))
 
 
 def same_names(images: Path, like: Labeled, what: str) -> list[Path]:

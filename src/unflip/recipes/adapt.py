@@ -14,10 +14,10 @@ from unflip.data.folders import find_images
 from unflip.data.labels import Classes, read_classes
 from unflip.devices import choose_device
 from unflip.errors import Interrupted, UserError
+from unflip.evaluation.confusion import Reading
 from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
-from unflip.networks.pretrained import find_pretrained
 from unflip.recipes.adapt_page import adapt_page
-from unflip.recipes.adapt_plan import CEILING, COLOR, FINE_TUNING, SOURCE, TRANSLATED, Arm, Sets, arms, check, drawn
+from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, TRANSLATED, Arm, Sets, arms, check, drawn, fine_tuning, folder_of
 from unflip.recipes.adapt_table import Outcome, answer, arms_csv, markdown, metrics, read, runs_csv
 from unflip.recipes.begun import absolute, digest, is_fresh
 from unflip.recipes.evaluate import made
@@ -126,7 +126,7 @@ def adapt(
         "device": device,
         **settings,
         "model": absolute(model),
-        "model_weights": digest(model) if model != UNET and find_pretrained(model, weights=False) is None else None,
+        "model_weights": None if model == UNET else digest(model),
     }
     fresh = is_fresh(out, ARGUMENTS, arguments, "adaptation")
     for folder in (*sets.translated.values(), *sets[1:]):
@@ -138,9 +138,11 @@ def adapt(
     jobs = [(seed, arm) for seed in range(seeds) for arm in plan]  # the first network of every arm before the second of any
     for number, (seed, arm) in enumerate(jobs, 1):
         say(f"{arm.name} seed{seed} ({number} of {len(jobs)})")
-        with undone_on_failure(out) if fresh and number == 1 else nullcontext():  # what the first one refuses is a wrong call
+        first = fresh and number == 1
+        with undone_on_failure(out) if first else nullcontext():  # what the first one refuses is a wrong call
             try:
-                write_json(out / ARGUMENTS, {"format": 1, "arguments": arguments})
+                if first:
+                    write_json(out / ARGUMENTS, {"format": 1, "arguments": arguments})
                 outcomes[arm.name].readings[seed] = _network(
                     arm, seed, sets, known, Path(classes), out, settings | {"device": device}, progress, say
                 )
@@ -149,7 +151,7 @@ def adapt(
                     raise
                 raise Interrupted(f"stopped; the networks in {out} are kept: the same command goes on", stopped.exit_code) from None
             except UserError as problem:
-                if fresh and number == 1:
+                if first:
                     raise
                 outcomes[arm.name].errors[seed] = str(problem)
                 say(f"failed: {arm.name} seed{seed}: {problem}")
@@ -166,7 +168,7 @@ def _network(
     settings: dict[str, Any],
     progress: bool,
     say: Callable[[str], None],
-) -> Any:
+) -> Reading:
     """Train the network of an arm and a seed, where it is not there; how it reads the test images."""
     folder = out / "arms" / arm.folder / f"seed{seed}"
     if not (folder / "config.json").is_file():
@@ -175,10 +177,10 @@ def _network(
             assert sets.source is not None and sets.target is not None
             transfer_folder(sets.source, sets.target, arm.images, progress=progress)
         if arm.begins is not None:
-            begin = out / "arms" / Arm(arm.begins, arm.images, arm.labels).folder / f"seed{seed}"
+            begin = out / "arms" / folder_of(arm.begins) / f"seed{seed}"
             if not begin.exists():
                 raise UserError(f"there is no network to fine-tune, {begin}; see what became of {arm.begins}")
-            settings = settings | {"model": str(begin), "budget": max(1, round(FINE_TUNING * settings["budget"]))}
+            settings = settings | {"model": str(begin), "budget": fine_tuning(settings["budget"])}
         only = None if arm.shots is None else drawn(len(find_images(arm.images)), arm.shots, seed)
         make_folder(folder.parent)
         segmenter(
@@ -221,7 +223,7 @@ def _notes(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[str]:
     if CEILING in names:
         notes.append(f"The ceiling: {CEILING}, trained on real target images with labels.")
     if facts["shots"]:
-        notes.append(f"Fine-tuning sees {max(1, round(FINE_TUNING * facts['budget'])):,} images, after the training that it begins with.")
+        notes.append(f"Fine-tuning sees {fine_tuning(facts['budget']):,} images, after the training that it begins with.")
     return notes
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from unflip.data.folders import Entry, find_images, keys, survey
-from unflip.data.labels import Classes, match_labels, survey_labels
+from unflip.data.folders import Entry, keys
+from unflip.data.labels import Classes
 from unflip.errors import UserError
-from unflip.progress import Bar
+from unflip.evaluation.labeled import find_entries, find_labeled, find_labels
+from unflip.recipes.segmenter import refuse_common
 from unflip.seeding import numpy_rng
 
 SOURCE, COLOR, CEILING = "source only", "color transfer", "target"
@@ -42,7 +43,17 @@ class Arm:
     @property
     def folder(self) -> str:
         """Its name as that of a folder."""
-        return re.sub(r"[^A-Za-z0-9-]+", "_", self.name)
+        return folder_of(self.name)
+
+
+def folder_of(arm: str) -> str:
+    """The name of an arm as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", arm)
+
+
+def fine_tuning(budget: int) -> int:
+    """How many images fine-tuning sees, where a whole training sees ``budget``."""
+    return max(1, round(FINE_TUNING * budget))
 
 
 class Sets(NamedTuple):
@@ -108,35 +119,19 @@ def check(sets: Sets, classes: Classes, shots: Sequence[int], progress: bool = T
             that are learned from; fewer labeled target images than are asked for.
     """
     name, folder = next(iter(sets.translated.items()))
-    first = _survey(folder, f"{name} images", progress)
-    _labels(first, folder, sets.labels, classes, progress)
+    first = find_labeled(folder, sets.labels, classes, progress, f"{name} images").images
     others = {**sets.translated, **({SOURCE: sets.source} if sets.source is not None else {})}
     for other, place in others.items():
         if other != name:
-            _alike(first, folder, _survey(place, f"{other} images", progress), place)
-    tested = _survey(sets.test_images, "test images", progress)
-    _labels(tested, sets.test_images, sets.test_labels, classes, progress)
+            _alike(first, folder, find_entries(place, progress, f"{other} images"), place)
+    tested = find_labeled(sets.test_images, sets.test_labels, classes, progress, "test images").images
     if sets.target is not None:
-        target = _survey(sets.target, "target images", progress)
-        common = {entry.path.resolve() for entry in target} & {entry.path.resolve() for entry in tested}
-        if common:
-            raise UserError(f"{len(common)} images are in both --target and --test-images, such as {min(common)}; hold others out")
+        target = find_entries(sets.target, progress, "target images")
+        refuse_common(target, tested, "--target")
         if sets.target_labels is not None:
-            _labels(target, sets.target, sets.target_labels, classes, progress)
+            find_labels(target, sets.target, sets.target_labels, classes, progress, "labels of target images")
         if shots and max(shots) > len(target):
             raise UserError(f"--shots {max(shots)}, and there are {len(target)} target images, {sets.target}; ask for fewer")
-
-
-def _survey(folder: Path, what: str, progress: bool) -> list[Entry]:
-    paths = find_images(folder)
-    with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-        return survey(paths, lambda done, _: bar.show(done))
-
-
-def _labels(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> None:
-    maps = match_labels([entry.path for entry in entries], images, labels, classes)
-    with Bar("checking labels", len(maps), quiet=not progress or len(maps) < 500) as bar:
-        survey_labels(maps, entries, classes, lambda done, _: bar.show(done))
 
 
 def _alike(first: list[Entry], here: Path, second: list[Entry], there: Path) -> None:

@@ -13,7 +13,7 @@ from unflip.data.labels import Classes
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, from_plain, mean_iou, per_class_iou, pixel_accuracy
 from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, Arm
-from unflip.recipes.compare_table import Spread, as_csv, ends
+from unflip.recipes.compare_table import Spread, as_csv, ends, markdown_table, told
 from unflip.report.blocks import Tone
 from unflip.report.numbers import NONE, SPACE, Form, percent
 from unflip.segmenterfolder import HELD_OUT, HeldOut
@@ -111,25 +111,17 @@ def points(value: float | None) -> str:
 def markdown(outcomes: Sequence[Outcome], notes: Sequence[str]) -> str:
     """The table, and below it how to read it."""
     shown = columns(outcomes)
-    lines = [["trained on", "seeds", *(column.head for column in shown)], ["---", *("--:" for _ in range(len(shown) + 1))]]
-    for each in outcomes:
-        cells = []
-        for column in shown:
-            spread = column.of(each) if each.readings else None
-            between = spread.range(column.form) if spread else ""
-            cells.append(NONE if spread is None else f"{column.form(spread.mean)} ({between})" if between else column.form(spread.mean))
-        lines.append([each.arm.name, each.count, *cells])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return (table + "".join(f"\n{note}\n" for note in notes)).replace(SPACE, " ")
+    rows = [[each.arm.name, each.count, *(told(column.of(each), column.form) for column in shown)] for each in outcomes]
+    return markdown_table(["trained on", "seeds", *(column.head for column in shown)], rows, notes)
 
 
 def arms_csv(outcomes: Sequence[Outcome]) -> str:
     """A line for each arm: of every column the mean, the lowest and the highest."""
-    table = []
+    table, shown = [], columns(outcomes)
     for each in outcomes:
         line: dict[str, Any] = {"arm": each.arm.name, "seeds": len(each.readings), "failed": len(each.errors)}
-        for column in columns(outcomes):
-            line |= ends(column.key, column.of(each) if each.readings else None)
+        for column in shown:
+            line |= ends(column.key, column.of(each))
         table.append(line)
     return as_csv(table)
 
@@ -150,7 +142,7 @@ def runs_csv(outcomes: Sequence[Outcome]) -> str:
 
 def metrics(outcomes: Sequence[Outcome], made: dict[str, Any]) -> dict[str, Any]:
     """What metrics.json holds."""
-    found = {}
+    found, beyond = {}, [column for column in columns(outcomes) if column.key not in METRICS]
     for each in outcomes:
         seeds = [
             {
@@ -162,8 +154,8 @@ def metrics(outcomes: Sequence[Outcome], made: dict[str, Any]) -> dict[str, Any]
         ]
         extra = {
             column.key: {"mean": spread.mean, "low": spread.low, "high": spread.high}
-            for column in columns(outcomes)
-            if column.key not in METRICS and each.readings and (spread := column.of(each)) is not None
+            for column in beyond
+            if (spread := column.of(each)) is not None
         }
         found[each.arm.name] = {"seeds": seeds, **extra, **({"errors": each.errors} if each.errors else {})}
     return json.loads(json.dumps({"format": 1, "arms": found, "made": made}))

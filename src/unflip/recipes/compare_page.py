@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
-from unflip.data.folders import find_images, relative_names
 from unflip.data.images import read_rgb
-from unflip.data.labels import IGNORED, Classes, match_labels, read_labels
-from unflip.evaluation.pictures import colored
+from unflip.data.labels import Classes
 from unflip.recipes.compare_table import COST, EVALUATION, UNTRANSLATED, Column, Row, Trial, best, columns
+from unflip.recipes.shown import shown
 from unflip.report.blocks import Block, Cell, Color, Columns, Folded, Made, Notes, Section, Table, Verdict
 from unflip.report.charts import Bar, Bars, Matrix
 from unflip.report.links import Links
@@ -21,8 +18,6 @@ from unflip.report.page import Page
 from unflip.report.pictures import Picture
 from unflip.report.pictures import Row as Pictures
 
-SHOWN = 6
-"""Test images."""
 QUESTION = "Which method flips least?"
 
 
@@ -113,20 +108,14 @@ def _table(rows: Sequence[Row], wanted: Callable[[Column], bool]) -> Table:
 
 def _pictures(methods: Sequence[Row], sources: Path, labels: Path, classes: Classes) -> list[Pictures]:
     """Evenly spaced test images: source, label, and the translation of each method."""
-    paths = find_images(sources)
-    names, maps = relative_names(paths, sources), match_labels(paths, sources, labels, classes)
-    shown = []
-    for i in np.unique(np.linspace(0, len(paths) - 1, SHOWN).round().astype(int)).tolist():
-        ids = read_labels(maps[i], classes)
-        pictures = [
-            Picture("source", read_rgb(paths[i])),
-            Picture("label", colored(np.where(ids < 0, IGNORED, ids).astype(np.uint8), classes)),
-        ]
+    rows = []
+    for file, source, label in shown(sources, labels, classes):
+        pictures = [Picture("source", source), Picture("label", label)]
         for row in methods:
             if row.done:
-                pictures.append(Picture(row.method, read_rgb(row.done[0].folder / "translated" / names[i])))
-        shown.append(Pictures(names[i].as_posix(), pictures))
-    return shown
+                pictures.append(Picture(row.method, read_rgb(row.done[0].folder / "translated" / file)))
+        rows.append(Pictures(file.as_posix(), pictures))
+    return rows
 
 
 def _flips(rows: Sequence[Row], colors: dict[str, Color]) -> list[Section]:
@@ -179,9 +168,7 @@ def _classes(rows: Sequence[Row], colors: dict[str, Color]) -> Bars:
 
     def amount(row: Row, name: str) -> Amount:
         spread = row.spread(f"iou_{name}")
-        if spread is None:
-            return Amount(None)
-        return Amount(spread.mean, spread.low, spread.high) if len(spread.values) > 1 else Amount(spread.mean)
+        return spread.amount if spread else Amount(None)
 
     return Bars(
         [Bar(name, [amount(row, name) for row in shown], color=colors.get(name)) for name in names], [row.method for row in shown], top=1.0

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from unflip.recipes.apart import read_memory
-from unflip.report.numbers import NONE, SPACE, Form, number, percent
+from unflip.report.numbers import NONE, SPACE, Amount, Form, number, percent
 
 EVALUATION = "evaluation"
 """The folder of an evaluation, in that of its run."""
@@ -70,6 +70,11 @@ class Spread:
     def high(self) -> float:
         """The highest of the runs."""
         return max(self.values)
+
+    @property
+    def amount(self) -> Amount:
+        """For a chart, where several runs have a range."""
+        return Amount(self.mean, self.low, self.high) if len(self.values) > 1 else Amount(self.mean)
 
     def range(self, form: Form) -> str:
         """``28.1 to 34.4 %``; empty for one run."""
@@ -185,16 +190,27 @@ def markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The table, and below it how to read it."""
     shown = columns(rows)
     strong = {column.key: best(rows, column) for column in shown}
-    lines = [["method", "seeds", *(column.head for column in shown)], ["---", *("--:" for _ in range(len(shown) + 1))]]
+    lines = []
     for row in rows:
         cells = []
         for column in shown:
             spread = row.spread(column.key)
-            mean = column.form(spread.mean) if spread else NONE
-            mean = f"**{mean}**" if row in strong[column.key] else mean
-            between = spread.range(column.form) if spread else ""
-            cells.append(f"{mean} ({between})" if between else mean)
+            cells.append(told(spread, column.form, strong=row in strong[column.key]))
         lines.append([row.method, row.count, *cells])
+    return markdown_table(["method", "seeds", *(column.head for column in shown)], lines, notes)
+
+
+def told(spread: Spread | None, form: Form, strong: bool = False) -> str:
+    """``**28.1 %** (25.0 to 31.2 %)``: a cell of a table."""
+    if spread is None:
+        return NONE
+    mean, between = form(spread.mean), spread.range(form)
+    return (f"**{mean}**" if strong else mean) + (f" ({between})" if between else "")
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table whose first column is text and whose others are numbers, and notes below it."""
+    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return (table + "".join(f"\n{note}\n" for note in notes)).replace(SPACE, " ")
 

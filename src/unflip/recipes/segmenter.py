@@ -12,14 +12,15 @@ from torch import nn
 
 import unflip
 from unflip.config import problem
-from unflip.data.folders import Entry, find_images, survey
-from unflip.data.labels import Classes, Labels, Surveyed, match_labels, read_classes, survey_labels
+from unflip.data.folders import Entry
+from unflip.data.labels import Classes, Labels, Surveyed, read_classes
 from unflip.data.pairs import Images
 from unflip.data.resize import parse_resize
 from unflip.engine.launch import launch, machine
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
 from unflip.evaluation.crops import Crops, UnlabeledCrops
+from unflip.evaluation.labeled import find_entries, find_labels
 from unflip.evaluation.lesson import Lesson, SelfTraining
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.segmenter import class_weights, read_all
@@ -97,16 +98,16 @@ def segmenter(
     known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)
-    found = _survey(images, progress)
+    found = find_entries(images, progress)
     if test_images is None or test_labels is None:
         kept = _kept(found, images)
         parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
         say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
     else:
         test_images, test_labels = Path(test_images), Path(test_labels)
-        others = _survey(test_images, progress)
+        others = find_entries(test_images, progress)
         found = found if only is None else [found[i] for i in only]
-        _refuse_common(found, others)
+        refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
     seen, unseen = parts
     given = Images(seen.images, resize, shared=False)
@@ -168,16 +169,8 @@ def summary(reading: Reading) -> HeldOut:
 METRICS = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou}
 
 
-def _survey(folder: Path, progress: bool) -> list[Entry]:
-    paths = find_images(folder)
-    with Bar("checking images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-        return survey(paths, lambda done, total: bar.show(done))
-
-
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
-    paths = match_labels([entry.path for entry in entries], images, labels, classes)
-    with Bar("checking labels", len(paths), quiet=not progress or len(paths) < 500) as bar:
-        return Part(entries, survey_labels(paths, entries, classes, lambda done, total: bar.show(done)))
+    return Part(entries, find_labels(entries, images, labels, classes, progress))
 
 
 def _kept(found: list[Entry], where: Path) -> int:
@@ -187,15 +180,16 @@ def _kept(found: list[Entry], where: Path) -> int:
     return len(found) - max(1, round(len(found) / 5))
 
 
-def _refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images") -> None:
+def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images") -> None:
+    """Raises ``UserError`` where what is tested is among what is learned from."""
     common = {entry.path.resolve() for entry in found} & {entry.path.resolve() for entry in tested}
     if common:
         raise UserError(f"{len(common)} images are in both {flag} and --test-images, such as {min(common)}; hold others out")
 
 
 def _unlabeled(folder: Path, unseen: Part, resize: str, lesson: Lesson, progress: bool) -> Images:
-    found = _survey(folder, progress)
-    _refuse_common(found, unseen.images, "--unlabeled")
+    found = find_entries(folder, progress)
+    refuse_common(found, unseen.images, "--unlabeled")
     images = Images(found, resize, shared=False)
     _refuse_small(images, lesson.size)
     return images
@@ -203,7 +197,7 @@ def _unlabeled(folder: Path, unseen: Part, resize: str, lesson: Lesson, progress
 
 def _load(model: str, classes: Classes) -> SegmenterModel | None:
     """The segmenter of ours to go on from; None where ``model`` is none."""
-    if model == UNET or not Path(model).is_dir() or find_pretrained(model) is not None:
+    if model == UNET or not Path(model).is_dir() or find_pretrained(model, weights=False) is not None:
         return None
     pupil = load_segmenter(model)
     theirs = pupil.config.classes
