@@ -592,6 +592,17 @@ def test_fine_tuned_it_needs_nothing_of_the_original(
     assert held_out is not None and np.sum(held_out.blocks) == Reader(loaded).held_out.total.sum() == 2 * (32 * 32 - 15)
 
 
+def test_what_was_fine_tuned_is_trained_on(hub_model: tuple[Path, nn.Module], data: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    quick(data, tmp_path / "one", model=str(hub_model[0]))
+    quick(data, tmp_path / "two", model=str(tmp_path / "one"))
+    one, two = (load_segmenter(tmp_path / name) for name in ("one", "two"))
+    assert two.config.network == one.config.network and two.config.provenance["lr"] == 1e-4
+    assert two.config.provenance["weights_before"] == one.config.files["model.safetensors"]
+    before, after = one.network.state_dict(), two.network.state_dict()
+    moved = max(float((before[key] - after[key]).abs().max()) for key in before)
+    assert 0 < moved < 1e-3  # from there, not from the model of before, and not from nowhere
+
+
 def test_what_is_no_such_network_is_one_line(hub_model: tuple[Path, nn.Module], data: tuple[Path, Path, Path], tmp_path: Path) -> None:
     folder, model = hub_model
     whole = json.loads((folder / "config.json").read_text())

@@ -159,6 +159,8 @@ def test_test_images_are_not_learned_from_without_labels_either(tmp_path: Path) 
     data, other = toy(tmp_path / "data"), toy(tmp_path / "other", seed=1)
     test = {"test_images": other[0], "test_labels": other[1]}
     refused(lambda: quick(data, tmp_path / "out", unlabeled=other[0], **test), "10 images are in both --unlabeled and --test-images")
+    held_out = "2 images are in both --unlabeled and the held-out part of --images, such as "
+    refused(lambda: quick(data, tmp_path / "out", unlabeled=data[0]), held_out, "08.png")
     small = tmp_path / "small"
     small.mkdir()
     Image.new("RGB", (8, 8)).save(small / "a.png")

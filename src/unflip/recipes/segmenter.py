@@ -113,7 +113,8 @@ def segmenter(
     given = Images(seen.images, resize, shared=False)
     pupil = _load(model, known)
     lesson = _lesson(given, model, pupil, budget=budget, size=size, batch=batch, seed=seed, weights=weights)
-    extra = None if unlabeled is None else _unlabeled(Path(unlabeled), unseen, resize, lesson, progress)
+    tests = "--test-images" if test_images is not None else "the held-out part of --images"
+    extra = None if unlabeled is None else _unlabeled(Path(unlabeled), unseen, tests, resize, lesson, progress)
     if extra is not None:
         lesson = lesson.model_copy(update={"self_training": SelfTraining()})
     network_config, network, origin = _network(model, pupil, known, lesson)
@@ -180,16 +181,16 @@ def _kept(found: list[Entry], where: Path) -> int:
     return len(found) - max(1, round(len(found) / 5))
 
 
-def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images") -> None:
+def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images", tests: str = "--test-images") -> None:
     """Raises ``UserError`` where what is tested is among what is learned from."""
     common = {entry.path.resolve() for entry in found} & {entry.path.resolve() for entry in tested}
     if common:
-        raise UserError(f"{len(common)} images are in both {flag} and --test-images, such as {min(common)}; hold others out")
+        raise UserError(f"{len(common)} images are in both {flag} and {tests}, such as {min(common)}; hold others out")
 
 
-def _unlabeled(folder: Path, unseen: Part, resize: str, lesson: Lesson, progress: bool) -> Images:
+def _unlabeled(folder: Path, unseen: Part, tests: str, resize: str, lesson: Lesson, progress: bool) -> Images:
     found = find_entries(folder, progress)
-    refuse_common(found, unseen.images, "--unlabeled")
+    refuse_common(found, unseen.images, "--unlabeled", tests)
     images = Images(found, resize, shared=False)
     _refuse_small(images, lesson.size)
     return images
