@@ -42,6 +42,8 @@ LONGEST = (
     "test_contracts",
     "test_scale",
     "test_compare",
+    "test_study",
+    "test_adapt",
     "test_bench",
     "test_validate",
 )

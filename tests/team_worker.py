@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import save_file
 
 from helpers import SIZE, images, labels, scale_weights, small_recipe
@@ -21,6 +19,7 @@ from unflip.data.pairs import portion
 from unflip.engine import trainer
 from unflip.engine.team import Team
 from unflip.engine.training import assemble
+from unflip.fabric import DDPStrategy, Fabric
 from unflip.methods import METHODS
 from unflip.runs import RunConfig
 from unflip.torchrun import processes

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 from PIL import Image
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -35,6 +34,7 @@ from unflip.engine import trainer
 from unflip.engine.team import Team
 from unflip.engine.training import assemble
 from unflip.errors import Interrupted, UserError
+from unflip.fabric import Fabric
 from unflip.recipes import listing as module
 from unflip.recipes.listing import Aside, Listing, list_images
 from unflip.recipes.train import configure, train

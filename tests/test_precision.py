@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from helpers import small_recipe
 from unflip.data.bands import RGB
 from unflip.engine.trainer import play
 from unflip.engine.training import assemble
+from unflip.fabric import Fabric
 from unflip.methods import METHODS
 from unflip.runs import collect, validate
 from unflip.types import Batch

@@ -423,6 +423,7 @@ def test_a_worker_is_killed_and_every_image_is_there_once(ray_of_two: None, mode
     assert quietly(translator, source, out, how=lambda *given: pytest.fail("done again") if given[1] else None).skipped == 40
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_within_a_remote_shard(ray_of_two: None, model: Path, translator: Translator, tmp_path: Path) -> None:
     bucket, diary = Path(os.environ["UNFLIP_TEST_BUCKET"]), tmp_path / "diary"
     for i in range(4):
@@ -441,6 +442,7 @@ def test_a_worker_is_killed_within_a_remote_shard(ray_of_two: None, model: Path,
     assert set(found.values()) == {1} and found.keys() == {line["file"] for line in lines(tmp_path / "alone")}
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_every_worker_is_given_up(ray_of_two: None, model: Path, tmp_path: Path) -> None:
     source, out, diary = tmp_path / "in", tmp_path / "out", tmp_path / "diary"
     for i in range(32):
@@ -485,6 +487,7 @@ def test_videos_are_shared_out(ray_of_two: None, translator: Translator, tmp_pat
     assert [len(chunk) for chunk in _chunks([Job(f"{i}.mp4", f"{i}.mp4") for i in range(100)], 2, 64)] == [1] * 100
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_write_stops_all(ray_of_two: None, translator: Translator, tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / f"in/{i}.png", picture(seed=i))

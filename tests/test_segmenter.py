@@ -598,8 +598,7 @@ def test_what_was_fine_tuned_is_trained_on(hub_model: tuple[Path, nn.Module], da
     one, two = (load_segmenter(tmp_path / name) for name in ("one", "two"))
     assert two.config.network == one.config.network and two.config.provenance["lr"] == 1e-4
     assert two.config.provenance["weights_before"] == one.config.files["model.safetensors"]
-    before, after = one.network.state_dict(), two.network.state_dict()
-    moved = max(float((before[key] - after[key]).abs().max()) for key in before)
+    moved = max(float((a - b).abs().max()) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True))
     assert 0 < moved < 1e-3  # from there, not from the model of before, and not from nowhere
 
 

@@ -57,8 +57,11 @@ def worst(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
     return max(float((two[key] - value).abs().max()) / largest[players[key]] for key, value in one.items())
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    """Every method, in float64 over gloo; also where each plays its portion in pieces."""
+@pytest.mark.parametrize(
+    "methods", [("cut", "srunit", "semst", "cyclegan"), pytest.param(tuple(METHODS), marks=pytest.mark.slow)], ids=("some", "all")
+)
+def test_two_processes_have_the_gradients_of_one(methods: tuple[str, ...], tmp_path: Path) -> None:
+    """In float64 over gloo; also where each plays its portion in pieces."""
 
     def gradients(name: str, prefix: list[str], accumulate: int, whose: str, *methods: str) -> dict[str, torch.Tensor]:
         run = started(*prefix, HERE / "team_worker.py", tmp_path / name, accumulate, whose, *methods)
@@ -66,9 +69,9 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
         assert run.returncode == 0 and "Warning" not in errors, errors
         return load_file(tmp_path / name)
 
-    one = gradients("one", [sys.executable], 1, "own", *METHODS)
-    assert {key.split("/")[0] for key in one} == set(METHODS)
-    assert worst(one, gradients("two", TORCHRUN, 1, "own", *METHODS)) <= 1e-9
+    one = gradients("one", [sys.executable], 1, "own", *methods)
+    assert {key.split("/")[0] for key in one} == set(methods)
+    assert worst(one, gradients("two", TORCHRUN, 1, "own", *methods)) <= 1e-9
     cut = {key: value for key, value in one.items() if key.startswith("cut/")}
     assert worst(cut, gradients("pieces", TORCHRUN, 2, "own", "cut")) <= 1e-9
     assert worst(cut, gradients("wrong", TORCHRUN, 1, "same", "cut")) > 1e-2
@@ -198,6 +201,7 @@ def test_a_bad_image_in_one_process_stops_none(images_folder: Callable[..., Path
     assert [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.slow
 def test_files_that_are_bad_at_the_start_are_set_aside_in_all_processes(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     """As if they had not been there; said once."""
     source, target = images_folder("s", 5, 40), images_folder("t", 4, 40)
@@ -221,6 +225,7 @@ def test_files_that_are_bad_at_the_start_are_set_aside_in_all_processes(images_f
     assert [(line["side"], Path(line["path"]).name) for line in listed] == [("source", "001.png"), ("target", "002.png")]
 
 
+@pytest.mark.slow
 def test_files_that_vanish_midway_stop_no_process(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Nor where it is stopped and goes on; where all are gone, it is one error."""
     source, target, out = images_folder("s", 30, 40), images_folder("t", 30, 40), tmp_path / "run"
@@ -255,6 +260,7 @@ def test_files_that_vanish_midway_stop_no_process(images_folder: Callable[..., P
     assert errors.count("2 of 30 source images are gone or changed") == errors.count("2 of 30 target images are gone or changed") == 1
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_one_error(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     source, target = images_folder("s", 4, 40), images_folder("t", 4, 40)
     run = started(*training(source, target, tmp_path / "run", batch=2, budget=400, log_every=20, **{"optimizer.lr": 1e30}))
@@ -262,6 +268,7 @@ def test_numbers_that_are_not_finite_are_one_error(images_folder: Callable[..., 
     assert run.returncode != 0 and errors.count("error: ") == 1 and "not a finite number" in errors, errors
 
 
+@pytest.mark.slow
 def test_what_compares_images_is_not_torn_apart(images_folder: Callable[..., Path], tmp_path: Path) -> None:
     source, target = images_folder("s", 4, 40), images_folder("t", 4, 40)
     both = {"distance.weight": 1, "distance.form": "pairs", "batch": 2, "budget": 4}

@@ -9,13 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from unflip.devices import choose_device, choose_precision
 from unflip.errors import UserError
+from unflip.fabric import DDPStrategy, Fabric, LightningEnvironment, TorchElasticEnvironment
 from unflip.torchrun import processes
 
 

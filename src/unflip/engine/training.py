@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from unflip.data.bands import RGB, Bands
@@ -16,6 +15,7 @@ from unflip.engine.guard import Guard
 from unflip.engine.pool import ImagePool
 from unflip.engine.replay import Replay
 from unflip.engine.team import Team
+from unflip.fabric import Fabric
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks.chain import compile_networks
 from unflip.runs import RunConfig

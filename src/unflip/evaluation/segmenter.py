@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from unflip.data.labels import Labels
@@ -23,6 +22,7 @@ from unflip.evaluation.crops import Crops, UnlabeledCrops
 from unflip.evaluation.lesson import Lesson, Weights
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.self_training import pseudo_label_loss, pseudo_labels
+from unflip.fabric import Fabric
 from unflip.seeding import derive
 
 Network = TypeVar("Network", bound=nn.Module)

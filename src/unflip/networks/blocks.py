@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -32,6 +32,15 @@ def reflect(x: Tensor, n: int) -> Tensor:
     return torch.cat([x[..., 1 : n + 1, :].flip(-2), x, x[..., -n - 1 : -1, :].flip(-2)], -2)
 
 
+def separable(line: Sequence[float], total: float) -> Tensor:
+    """The filter of ``line`` in both directions, which sums to ``total``: ``(K, K)``.
+
+    Made of numbers: to multiply tensors of the device "meta" would load torch's compiler, for seconds, whenever a model is loaded.
+    """
+    scale = total / sum(line) ** 2
+    return torch.tensor([[a * b * scale for b in line] for a in line])
+
+
 class BlurDown(nn.Module):
     """Antialiased halving: blur by the binomial [1, 2, 1], then take every second pixel. ``(N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))``.
 
@@ -42,9 +51,8 @@ class BlurDown(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        line = torch.tensor([1.0, 2.0, 1.0])
-        kernel = torch.outer(line, line) / 16
-        self.register_buffer("kernel", kernel.repeat(channels, 1, 1, 1), persistent=False)
+        kernel = separable((1, 2, 1), total=1).expand(channels, 1, -1, -1).contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = reflect(x, 1)
@@ -61,9 +69,8 @@ class BlurUp(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        line = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        kernel = torch.outer(line, line) / 16  # sums to 4: each output pixel receives a quarter of the taps
-        self.register_buffer("kernel", kernel.repeat(channels, 1, 1, 1), persistent=False)
+        kernel = separable((1, 3, 3, 1), total=4).expand(channels, 1, -1, -1).contiguous()  # each output pixel gets a quarter of the taps
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not compiling():
@@ -169,7 +176,7 @@ def initialize(module: nn.Module, how: Initialization, rng: torch.Generator, gai
     ``gain`` (CycleGAN).
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not layer.weight.is_meta:  # which has none
             if how == "xavier":
                 nn.init.xavier_normal_(layer.weight, gain=gain, generator=rng)
             else:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from itertools import count
 
-import torch
 from torch import Tensor
 
+from unflip.networks.blocks import separable
 from unflip.networks.resnet import ResnetConfig
 from unflip.networks.wiring import Wiring
 
@@ -65,9 +65,7 @@ def _wire(wiring: Wiring, config: ResnetConfig, dropout: bool) -> None:
         following()  # ReLU
 
     def blur(channels: int, weights: list[float], total: float) -> None:
-        line = torch.tensor(weights)
-        kernel = torch.outer(line, line) * (total / line.sum() ** 2)
-        wiring.kernels[f"{following()}.filt"] = kernel.expand(channels, 1, -1, -1)
+        wiring.kernels[f"{following()}.filt"] = separable(weights, total).expand(channels, 1, -1, -1)
 
     width = config.width
     following()  # padding

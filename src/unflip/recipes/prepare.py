@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from unflip import modelfolder
@@ -22,6 +21,7 @@ from unflip.engine.team import Team
 from unflip.engine.trainer import seen_by_networks
 from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
+from unflip.fabric import Fabric
 from unflip.files import disk_errors
 from unflip.losses import Term
 from unflip.methods.passes import FORWARD
