@@ -32,13 +32,13 @@ def reflect(x: Tensor, n: int) -> Tensor:
     return torch.cat([x[..., 1 : n + 1, :].flip(-2), x, x[..., -n - 1 : -1, :].flip(-2)], -2)
 
 
-def separable(line: Sequence[float], total: float) -> Tensor:
-    """The filter of ``line`` in both directions, which sums to ``total``: ``(K, K)``.
+def separable(line: Sequence[float], total: float, channels: int) -> Tensor:
+    """The filter of ``line`` in both directions, which sums to ``total``, for each channel: ``(C, 1, K, K)``.
 
     Made of numbers: to multiply tensors of the device "meta" would load torch's compiler, for seconds, whenever a model is loaded.
     """
     scale = total / sum(line) ** 2
-    return torch.tensor([[a * b * scale for b in line] for a in line])
+    return torch.tensor([[a * b * scale for b in line] for a in line]).expand(channels, 1, -1, -1).contiguous()
 
 
 class BlurDown(nn.Module):
@@ -51,8 +51,7 @@ class BlurDown(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        kernel = separable((1, 2, 1), total=1).expand(channels, 1, -1, -1).contiguous()
-        self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("kernel", separable((1, 2, 1), 1, channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = reflect(x, 1)
@@ -69,8 +68,8 @@ class BlurUp(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        kernel = separable((1, 3, 3, 1), total=4).expand(channels, 1, -1, -1).contiguous()  # each output pixel gets a quarter of the taps
-        self.register_buffer("kernel", kernel, persistent=False)
+        # 4: each output pixel receives a quarter of the taps
+        self.register_buffer("kernel", separable((1, 3, 3, 1), 4, channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not compiling():
@@ -173,10 +172,10 @@ def initialize(module: nn.Module, how: Initialization, rng: torch.Generator, gai
     """Draw all convolution and linear weights anew from ``rng``; biases become 0.
 
     ``xavier``: normal with standard deviation ``gain * sqrt(2 / (fan_in + fan_out))`` (CUT, SRUNIT). ``normal``: standard deviation
-    ``gain`` (CycleGAN).
+    ``gain`` (CycleGAN). Weights on the device "meta", which have no values, are left as they are.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not layer.weight.is_meta:  # which has none
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not layer.weight.is_meta:
             if how == "xavier":
                 nn.init.xavier_normal_(layer.weight, gain=gain, generator=rng)
             else:

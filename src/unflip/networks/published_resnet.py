@@ -65,7 +65,7 @@ def _wire(wiring: Wiring, config: ResnetConfig, dropout: bool) -> None:
         following()  # ReLU
 
     def blur(channels: int, weights: list[float], total: float) -> None:
-        wiring.kernels[f"{following()}.filt"] = separable(weights, total).expand(channels, 1, -1, -1)
+        wiring.kernels[f"{following()}.filt"] = separable(weights, total, channels)
 
     width = config.width
     following()  # padding
