@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,18 +64,20 @@ def worst(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
 def test_two_processes_have_the_gradients_of_one(methods: tuple[str, ...], tmp_path: Path) -> None:
     """In float64 over gloo; also where each plays its portion in pieces."""
 
-    def gradients(name: str, prefix: list[str], accumulate: int, whose: str, *methods: str) -> dict[str, torch.Tensor]:
-        run = started(*prefix, HERE / "team_worker.py", tmp_path / name, accumulate, whose, *methods)
+    names = ",".join(methods)
+    for prefix, cases in (
+        ([sys.executable], (f"one:1:own:{names}",)),
+        (TORCHRUN, (f"two:1:own:{names}", "pieces:2:own:cut", "wrong:1:same:cut")),
+    ):
+        run = started(*prefix, HERE / "team_worker.py", tmp_path, *cases)
         _, errors = run.communicate(timeout=240)
         assert run.returncode == 0 and "Warning" not in errors, errors
-        return load_file(tmp_path / name)
-
-    one = gradients("one", [sys.executable], 1, "own", *methods)
+    one, two, pieces, wrong = (load_file(tmp_path / name) for name in ("one", "two", "pieces", "wrong"))
     assert {key.split("/")[0] for key in one} == set(methods)
-    assert worst(one, gradients("two", TORCHRUN, 1, "own", *methods)) <= 1e-9
+    assert worst(one, two) <= 1e-9
     cut = {key: value for key, value in one.items() if key.startswith("cut/")}
-    assert worst(cut, gradients("pieces", TORCHRUN, 2, "own", "cut")) <= 1e-9
-    assert worst(cut, gradients("wrong", TORCHRUN, 1, "same", "cut")) > 1e-2
+    assert worst(cut, pieces) <= 1e-9
+    assert worst(cut, wrong) > 1e-2
 
 
 def test_portions_share_everything_evenly() -> None:
@@ -141,7 +144,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., P
     assert apart["two"] < 1e-4 and apart["short"] > 1e-2, apart
 
 
-def test_two_processes_stop_save_and_go_on(images_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_processes_stop_save_and_go_on(cli: Callable[..., Any], images_folder: Callable[..., Path], tmp_path: Path) -> None:
     source, target, out = images_folder("s", 4, 40), images_folder("t", 4, 40), tmp_path / "run"
     settings = {"batch": 2, "budget": 100_000, "log_every": 10, "pool": 5}
     run = started(*training(source, target, out, **settings))
@@ -161,9 +164,8 @@ def test_two_processes_stop_save_and_go_on(images_folder: Callable[..., Path], t
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["seen"] == seen + 4
 
     config.write_text(config.read_text().replace(f"budget: {seen + 4}", f"budget: {seen + 8}"))
-    alone = started(sys.executable, "-m", "unflip", "train", "--out", out, "--resume")
-    _, errors = alone.communicate(timeout=120)
-    assert alone.returncode == 0 and "2 processes before, 1 from here on" in errors, errors
+    alone = cli("train", "--out", out, "--resume")
+    assert alone.code == 0 and "2 processes before, 1 from here on" in alone.stderr, alone.stderr
     assert json.loads((out / "events.jsonl").read_text().splitlines()[-1])["event"] == "2 processes before, 1 from here on"
     state = load_file(out / f"checkpoints/{seen + 8:09d}/state.safetensors")
     assert len([key for key in state if key.startswith("pool/to_target")]) == 5, "what all of them held, and one more"
