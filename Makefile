@@ -22,7 +22,7 @@ help:
 	@echo 'make format     rewrite the code in the house style'
 	@echo 'make docs       the documentation as a site: site/index.html'
 	@echo 'make study      the study of docs/results: SCALE=cpu or gpu, DATA=folder of images; goes on where it stopped'
-	@echo 'make results    write the pages of the study anew from its files'
+	@echo 'make results    write the pages of the study anew from its files: RECORDS=study/records, or those of this repository'
 	@echo 'make clean      remove what these targets made'
 
 demo: $(CORE)
@@ -54,7 +54,7 @@ study: $(DEV)
 	$(BIN)/python benchmarks/study.py --scale $(SCALE) $(if $(DATA),--data $(DATA)) --jobs 2 --out study
 
 results: $(DEV)
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(if $(RECORDS),--records $(RECORDS))
 
 clean:
 	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

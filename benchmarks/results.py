@@ -1,9 +1,10 @@
 """The pages of the study, out of the files that its runs left.
 
-    python benchmarks/results.py            # or: make results
+    python benchmarks/results.py [--records DIR/records]            # or: make results
 
-Reads docs/results/runs/STUDY/SCALE/WHAT/seedK.json, which benchmarks/study.py writes, and fills what stands between the markers of
-docs/results/STUDY.md, ``<!-- NAME -->`` and ``<!-- end -->``, and of README.md. What is written by hand stays; numbers never are.
+Reads STUDY/SCALE/WHAT/seedK.json, which benchmarks/study.py writes, below docs/results/runs or DIR/records, and fills what stands between
+the markers of docs/results/STUDY.md, ``<!-- NAME -->`` and ``<!-- end -->``, and of README.md. What is written by hand stays, but
+numbers never are.
 Draws docs/images/study_STUDY_SCALE.svg.
 """
 

@@ -5,7 +5,7 @@
 
 ``--scale cpu``: 64 pixels, narrow networks, 6,000 images a run, about 50 minutes each on one core. ``--scale gpu``: 256 pixels, the
 published widths and lengths. DATA holds ``camvid`` and ``carla``; ``streets`` needs no data. DIR gets runs, translations and reports; for
-every run that is complete, a JSON file goes to docs/results/runs (or ``--records``), from which benchmarks/results.py writes the pages.
+every run that is complete, a JSON file goes to DIR/records (or ``--records``), from which benchmarks/results.py writes the pages.
 
 Called again, it goes on where it stopped, and does nothing that has its file already. ``--jobs N``: N processes, each of which takes what
 no other is at work on; more can be started elsewhere on the same DIR. First cut, srunit and semst, a seed of every study before the
@@ -33,7 +33,6 @@ from unflip.errors import Interrupted, UserError
 from unflip.files import Busy, alone, make_folder
 from unflip.signals import EXIT_CODES, Stop
 
-ROOT = Path(__file__).parents[1]
 NAMES = ("camvid_unmatched", "streets", "carla_camvid")
 
 
@@ -48,7 +47,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--budget", type=int, help="other than the scale's: the results are kept apart")
-    parser.add_argument("--records", type=Path, default=ROOT / "docs/results/runs")
+    parser.add_argument("--records", type=Path, help="default: DIR/records")
     asked = parser.parse_args()
     try:
         if asked.jobs > 1:
@@ -56,7 +55,7 @@ def main() -> int:
         scale, name = SCALES[asked.scale], asked.scale
         if asked.budget is not None and asked.budget != scale.budget:
             scale, name = dataclasses.replace(scale, budget=asked.budget), f"{name}-{asked.budget}"
-        place = Place((asked.out / name).absolute(), asked.records.absolute(), scale, name)
+        place = Place((asked.out / name).absolute(), (asked.records or asked.out / "records").absolute(), scale, name)
         data, names = asked.data or Path("DATA"), chosen(asked.studies or (",".join(NAMES) if asked.data else "streets"), NAMES)
         for study in studies(data, place.out, scale).values():
             if study.name in names and not study.made and not study.source.is_dir():
