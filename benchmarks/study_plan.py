@@ -115,6 +115,8 @@ class Study:
     target_labels: Path | None = None
     """Of ``target``, for the ceiling of those only."""
     boxes: Path | None = None
+    teaches: bool = False
+    """Whether the source and its labels show what things look like; colored label maps do not."""
     flips: tuple[tuple[str, str], ...] = ()
     """Classes whose exchange the mismatch invites, which the page names."""
     made: Mapping[str, Streets] = field(default_factory=dict)
@@ -127,6 +129,8 @@ class Variant:
 
     method: str
     settings: tuple[str, ...] = ()
+    labels: bool = False
+    """Whether it learns from the source's labels, too, by the term ``semantic`` with a segmenter that is trained along."""
 
 
 def _even(*terms: str) -> tuple[str, ...]:
@@ -134,6 +138,8 @@ def _even(*terms: str) -> tuple[str, ...]:
 
 
 FIRST = ("cut", "srunit", "semst")
+NCE10 = ("nce.weight=10", "identity_nce.weight=0")
+"""A ten times stronger pull to the source, without its identity half: what helped most on made streets (docs/results/streets.md)."""
 VARIANTS = {
     "cut": Variant("cut"),
     "srunit": Variant("srunit"),
@@ -152,8 +158,12 @@ VARIANTS = {
     "semst_no_texture": Variant("semst", ("texture.weight=0",)),
     "semst_one_scale": Variant("semst", ("multiscale=null", "detail.weight=0")),
     "semst_robust": Variant("semst", ("robustness.weight=1.84",)),
+    "cut_nce10": Variant("cut", NCE10),
+    "cut_labels": Variant("cut", labels=True),
+    "srunit_labels": Variant("srunit", labels=True),
+    "cut_nce10_labels": Variant("cut", NCE10, labels=True),
 }
-"""In the order in which they are run, all seeds of ``FIRST`` before any other."""
+"""In the order in which they are run, all seeds of ``FIRST`` before any other; those with labels where a study's source ``teaches``."""
 
 
 def _labeled(root: Path) -> dict[str, Any]:
@@ -195,6 +205,7 @@ def studies(data: Path, out: Path, scale: Scale) -> dict[str, Study]:
                 judge="streets",
                 judge_train=Labeled(made / "judge/images", made / "judge/images_labels"),
                 judge_test=Labeled(made / "judge/test", made / "judge/test_labels"),
+                teaches=True,
                 flips=(("tree", "sky"), ("tree", "building"), ("building", "tree")),
                 made={
                     "train/source": Streets("render", SOURCE, 0, 400),

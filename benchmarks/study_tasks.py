@@ -82,9 +82,9 @@ def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str]
         begun[study.name] = [*needs, _untranslated(study, place, judges[study.judge])]
     found: list[Task] = []
     for first in (True, False):
-        wanted = [method for method in methods if (method in FIRST) == first]
         for seed in range(seeds):
             for study in chosen:
+                wanted = [each for each in methods if (each in FIRST) == first and (study.teaches or not VARIANTS[each].labels)]
                 judge = judges[study.judge]
                 found += begun.pop(study.name, [])
                 found += [_run(study, place, method, seed, judge) for method in wanted]
@@ -148,11 +148,11 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
     def do() -> None:
         run, translated = folder / "run", folder / "translated"
         chosen = VARIANTS[variant]
-        validation: dict[str, Any] = {}
+        more: dict[str, Any] = {"source_labels": study.source_labels, "classes": study.classes} if chosen.labels else {}
         settings = [f"data.resize={scale.resize}", *scale.settings, *chosen.settings]
         if study.val is not None:
-            validation = {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
-            validation |= {"segmenter": judge_of(study, place)}
+            more |= {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
+            more |= {"segmenter": judge_of(study, place)}
             settings.append(f"validate_every={scale.validate_every}")
         config = configure(
             chosen.method,
@@ -163,7 +163,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
             seed=seed,
             device=scale.device,
             settings=settings,
-            **validation,
+            **more,
         )
         train_apart(config, run)
         model = load(run, device=scale.device)
@@ -176,7 +176,8 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
             found["adapted"] = adapted(study, place, training, seed, folder / "adapted")
         seen, seconds = training_time(run / "log.jsonl")
         memory = read_memory(run)
-        found["training"] = {"method": chosen.method, "settings": settings, "budget": scale.budget, "images_seen": seen, "seconds": seconds}
+        found["training"] = {"method": chosen.method, "settings": settings, "labels": chosen.labels, "budget": scale.budget}
+        found["training"] |= {"images_seen": seen, "seconds": seconds}
         found["training"] |= {"memory_bytes": memory and memory["bytes"], "validation": list(_lines(run / "validation.jsonl"))}
         write_record(result, place, study, variant, seed, found)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the model stays

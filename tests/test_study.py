@@ -124,8 +124,16 @@ def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted:
     for name, variant in plan.VARIANTS.items():
         for scale in plan.SCALES.values():
             settings = [*scale.settings, *variant.settings]
-            config = configure(variant.method, source=data / "source", target=data / "target", size=scale.size, budget=8, settings=settings)
-            assert config.method == variant.method, name
+            labels = {"source_labels": data / "source_labels", "classes": data / "classes.json"} if variant.labels else {}
+            sides = {"source": data / "source", "target": data / "target"}
+            config = configure(variant.method, **sides, **labels, size=scale.size, budget=8, settings=settings)
+            assert config.method == variant.method and ("semantic" in config.terms) == variant.labels, name
+
+
+def test_labels_that_show_nothing_are_not_learned_from(scripts: dict[str, ModuleType], place: Any) -> None:
+    for study, there in (("streets", {"cut_nce10", "cut_labels"}), ("camvid_unmatched", {"cut_nce10"})):
+        found = scripts["study_tasks"].tasks(Path("DATA"), place, [study], ["cut_nce10", "cut_labels"], 1)
+        assert {name for task in found for name in ("cut_nce10", "cut_labels") if f" {name} " in task.name} == there
 
 
 def test_an_expectation_counts_seeds(scripts: dict[str, ModuleType]) -> None:
