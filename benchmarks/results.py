@@ -26,6 +26,7 @@ from verbs import filled
 from unflip.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
+EXPECTED = ("expected", "difference, points", "seeds", "what came out")
 PAGES = {"camvid_unmatched": "camvid_unmatched.md", "streets": "streets_study.md", "carla_camvid": "carla_camvid.md"}
 
 
@@ -100,22 +101,28 @@ def expectation(records: Records, says: str, a: str, b: str, of: Value, least: f
     return [says, spread(differences, points), str(len(differences)), verdict]
 
 
+def read_better(records: Records, *judge: str) -> list[list[str]]:
+    """What is expected of how the translations are read: by the judge, or by the ``second``."""
+
+    def spared(run: Mapping[str, Any]) -> float | None:
+        value = metric(*judge, "metrics", "excess_flip_rate")(run)
+        return None if value is None else -value
+
+    iou = metric(*judge, "metrics", "mean_iou")
+    return [
+        expectation(records, "`srunit` has a higher mean IoU than `cut`", "srunit", "cut", iou),
+        expectation(records, "`semst` has a higher mean IoU than `srunit`", "semst", "srunit", iou),
+        expectation(records, "`srunit` flips less than `cut`", "srunit", "cut", spared),
+        expectation(records, "`semst` flips less than `cut`", "semst", "cut", spared),
+    ]
+
+
 def expectations(records: Records) -> str:
     """What the papers lead one to expect, and what came out."""
-    iou, adapted = metric("metrics", "mean_iou"), metric("adapted", "mean_iou")
+    adapted = metric("adapted", "mean_iou")
     rows = []
     if records.study.test_labels is not None:
-
-        def spared(run: Mapping[str, Any]) -> float | None:
-            value = metric("metrics", "excess_flip_rate")(run)
-            return None if value is None else -value
-
-        rows += [
-            expectation(records, "`srunit` has a higher mean IoU than `cut`", "srunit", "cut", iou),
-            expectation(records, "`semst` has a higher mean IoU than `srunit`", "semst", "srunit", iou),
-            expectation(records, "`srunit` flips less than `cut`", "srunit", "cut", spared),
-            expectation(records, "`semst` flips less than `cut`", "semst", "cut", spared),
-        ]
+        rows += read_better(records)
     if records.study.adapt_test is not None:
         says = "a network trained on `semst`'s translations reads photos better than source only, by 5 points of mean IoU"
         rows += [
@@ -133,14 +140,45 @@ def expectations(records: Records) -> str:
                 better = f"more {seeds}" if min(found.values()) > 0 else f"less {seeds}" if max(found.values()) <= 0 else "in some seeds"
                 says = f"`{method}`: more of a {group}'s box is read as one than untranslated"
                 rows.append([says, spread(found.values(), points), str(len(found)), better])
-    return table(["expected", "difference, points", "seeds", "what came out"], rows)
+    return table(EXPECTED, rows)
+
+
+def judges(records: Records) -> str:
+    """The same translations as another judge reads them."""
+    known = [run["second"]["metrics"]["judge"] for each in records.runs.values() for run in each if "second" in run]
+    if not known:
+        return "Not read by another judge yet."
+    labeled = records.study.test_labels is not None
+    columns: list[tuple[str, tuple[str, ...]]] = []
+    if labeled:
+        columns += [("mean IoU, %", ("metrics", "mean_iou")), ("excess flip rate, %", ("metrics", "excess_flip_rate"))]
+    if records.study.boxes is not None:
+        columns += [("car in its boxes, %", ("boxes", "car", "share"))]
+    rows = []
+    for what in (UNTRANSLATED, *records.methods):
+        both = [(metric(*path), metric("second", *path)) for _, path in columns]
+        values = [(records.values(what, first), records.values(what, second)) for first, second in both]
+        cells = [spread([of[seed] for seed in second], percent) for first, second in values for of in (first, second)]
+        if any(second for _, second in values):
+            rows.append([SAID.get(what, f"`{what}`"), *cells])
+    head = [text for name, _ in columns for text in (name, "by the second judge")]
+    text = f"{skill(known[0], 'second judge')}\n\n{table(['', *head], rows)}"
+    return f"{text}\n\n{table(EXPECTED, read_better(records, 'second'))}" if labeled else text
+
+
+def skill(judge: Mapping[str, Any], name: str) -> str:
+    """How good a judge is."""
+    return (
+        f"The {name} (weights {judge['sha256'][:8]}) reads {judge['images']} real photos that it has not seen with a pixel accuracy of "
+        f"{100 * judge['pixel_accuracy']:.1f} % and a mean IoU of {100 * judge['mean_iou']:.1f} %."
+    )
 
 
 def facts(records: Records) -> str:
     """What was done, with what, and which runs there are."""
     scale = SCALES[records.scale.partition("-")[0]]
     runs = [run for each in records.runs.values() for run in each]
-    judges = {run["metrics"]["judge"]["sha256"][:8]: run["metrics"]["judge"] for run in runs if "metrics" in run}
+    known = {run["metrics"]["judge"]["sha256"]: run["metrics"]["judge"] for run in runs if "metrics" in run}
     lines = [f"Runs that are there: {', '.join(f'{SAID.get(what, what)} {len(each)}' for what, each in records.runs.items())}."]
     budgets = sorted({run["training"]["budget"] for run in runs if "training" in run})
     if budgets:
@@ -148,12 +186,8 @@ def facts(records: Records) -> str:
         resized = f" of images resized to {scale.resize}" if scale.resize != "none" else ""
         settings = ", ".join(scale.settings) or "the defaults"
         lines.append(f"Each training: {counts} source images, crops of {scale.size} pixels{resized}; {settings}.")
-    for sha, judge in judges.items():
-        lines.append(
-            f"The judge (weights {sha}) reads {judge['images']} real photos that it has not seen with a pixel accuracy of "
-            f"{100 * judge['pixel_accuracy']:.1f} % and a mean IoU of {100 * judge['mean_iou']:.1f} %."
-        )
-    if len(judges) > 1:
+    lines += [skill(judge, "judge") for judge in known.values()]
+    if len(known) > 1:
         lines.append("There are several judges: runs that were read by different ones compare less exactly.")
     dates = sorted({run["made"]["date"] for run in runs})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
@@ -216,6 +250,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "translations": translations,
     "picture": shown,
     "expectations": expectations,
+    "judges": judges,
     "adaptation": adaptation,
 }
 

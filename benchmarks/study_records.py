@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from study_place import second_record
 from study_plan import VARIANTS, Study
 from study_tasks import RIVALS, UNTRANSLATED
 
@@ -40,9 +41,7 @@ class Records:
         """What is there."""
         order = [UNTRANSLATED, *VARIANTS, *RIVALS]
         found = {what: sorted((folder / study.name / scale / what).glob("seed*.json")) for what in order}
-        return cls(
-            study, scale, {what: [json.loads(path.read_text(encoding="utf-8")) for path in paths] for what, paths in found.items() if paths}
-        )
+        return cls(study, scale, {what: [_read(path) for path in paths] for what, paths in found.items() if paths})
 
     @cached_property
     def methods(self) -> list[str]:
@@ -52,6 +51,13 @@ class Records:
     def values(self, what: str, of: Value) -> dict[int, float]:
         """A number of every seed that has it."""
         return {run["seed"]: value for run in self.runs.get(what, ()) if (value := of(run)) is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A run; ``second``: what the second judge read, where it has."""
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    again = second_record(path)
+    return run | ({"second": json.loads(again.read_text(encoding="utf-8"))} if again.exists() else {})
 
 
 def metric(*path: str) -> Value:

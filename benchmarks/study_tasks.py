@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from study_boxes import box_reading
+from study_place import JUDGES, Place, second_record, write_record
 from study_plan import BATCH, FIRST, VARIANTS, Labeled, Scale, Study, studies
 
 from unflip.data import streets
 from unflip.data.color_transfer import transfer_folder
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading
-from unflip.files import make_folder, sha256, write_json
+from unflip.files import sha256, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import read_memory, train_apart
 from unflip.recipes.compare_table import training_time
-from unflip.recipes.evaluate import evaluate, made
+from unflip.recipes.evaluate import evaluate
 from unflip.recipes.segmenter import segmenter, summary
 from unflip.recipes.train import configure
 from unflip.segmenterfolder import WEIGHTS
@@ -55,31 +50,24 @@ class Task:
         return self.result.exists()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a study works and what it leaves, at one scale."""
-
-    out: Path
-    records: Path
-    scale: Scale
-    scale_name: str
-
-    def record(self, study: Study, what: str, seed: int) -> Path:
-        """The file that is kept."""
-        return self.records / study.name / self.scale_name / what / f"seed{seed}.json"
-
-
 def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str], seeds: int) -> list[Task]:
-    """All of it, in the order in which it is to be done: the first methods before any other, a seed in every study before the next seed."""
+    """All of it, in the order in which it is to be done: the first methods before any other, a seed in every study before the next seed.
+
+    What the second judge reads comes last.
+    """
     chosen = [study for name, study in studies(data, place.out, place.scale).items() if name in names]
     begun: dict[str, list[Task]] = {}
     judges: dict[str, Task] = {}
+    second: dict[str, Task] = {}
+    again: list[Task] = []
     for study in chosen:
         needs = [_scenes(study, place)] if study.made else []
         if study.judge not in judges:
-            judges[study.judge] = _judge(study, place, tuple(needs))
+            judges[study.judge], second[study.judge] = (_judge(study, place, which, tuple(needs)) for which in JUDGES)
             needs.append(judges[study.judge])
-        begun[study.name] = [*needs, _untranslated(study, place, judges[study.judge])]
+        untranslated = _untranslated(study, place, judges[study.judge])
+        begun[study.name] = [*needs, untranslated]
+        again.append(_second(study, place, UNTRANSLATED, 0, untranslated, second[study.judge]))
     found: list[Task] = []
     for first in (True, False):
         for seed in range(seeds):
@@ -87,10 +75,12 @@ def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str]
                 wanted = [each for each in methods if (each in FIRST) == first and (study.teaches or not VARIANTS[each].labels)]
                 judge = judges[study.judge]
                 found += begun.pop(study.name, [])
-                found += [_run(study, place, method, seed, judge) for method in wanted]
+                for method in wanted:
+                    found.append(_run(study, place, method, seed, judge))
+                    again.append(_second(study, place, method, seed, found[-1], second[study.judge]))
                 if first and study.adapt_test is not None:
                     found += [_rival(study, place, rival, seed, judge) for rival in RIVALS]
-    return found
+    return [*found, *second.values(), *again]
 
 
 def _scenes(study: Study, place: Place) -> Task:
@@ -106,13 +96,14 @@ def _scenes(study: Study, place: Place) -> Task:
     return Task("scenes", folder, folder / "made.json", do)
 
 
-def _judge(study: Study, place: Place, needs: tuple[Task, ...]) -> Task:
-    folder, scale = place.out / f"judge_{study.judge}", place.scale
+def _judge(study: Study, place: Place, which: str, needs: tuple[Task, ...]) -> Task:
+    segmenter, scale = place.judge(study, which), place.scale
 
     def do() -> None:
-        read_by(scale, study.judge_train, study.judge_test, study.classes, folder / "segmenter", scale.judge_budget, scale.judge_size)
+        sizes = (scale.judge_budget, scale.judge_size)
+        read_by(scale, study.judge_train, study.judge_test, study.classes, segmenter, *sizes, JUDGES.index(which))
 
-    return Task(f"judge {study.judge}", folder, folder / "segmenter/config.json", do, needs)
+    return Task(f"{which.replace('_', ' ')} {study.judge}", segmenter.parent, segmenter / "config.json", do, needs)
 
 
 def _untranslated(study: Study, place: Place, judge: Task) -> Task:
@@ -122,6 +113,18 @@ def _untranslated(study: Study, place: Place, judge: Task) -> Task:
         write_record(result, place, study, UNTRANSLATED, 0, judged(study, place, study.test_source, folder))
 
     return Task(f"{study.name} {UNTRANSLATED}", folder, result, do, (judge,))
+
+
+def _second(study: Study, place: Place, what: str, seed: int, run: Task, judge: Task) -> Task:
+    result = second_record(run.result)
+    images = study.test_source if what == UNTRANSLATED else run.folder / "translated"
+
+    def do() -> None:
+        if not images.is_dir():
+            raise UserError(f"no translations, {images}; remove {run.result}, and they are made again")
+        write_record(result, place, study, what, seed, judged(study, place, images, run.folder, which=JUDGES[1]))
+
+    return Task(f"{run.name}, by the second judge", run.folder, result, do, (run, judge))
 
 
 def _rival(study: Study, place: Place, rival: str, seed: int, judge: Task) -> Task:
@@ -152,7 +155,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         settings = [f"data.resize={scale.resize}", *scale.settings, *chosen.settings]
         if study.val is not None:
             more |= {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
-            more |= {"segmenter": judge_of(study, place)}
+            more |= {"segmenter": place.judge(study)}
             settings.append(f"validate_every={scale.validate_every}")
         config = configure(
             chosen.method,
@@ -168,7 +171,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         train_apart(config, run)
         model = load(run, device=scale.device)
         whole(translate_folder(model, study.test_source, translated, annotations="none"))
-        found = judged(study, place, translated, folder, source=study.test_source)
+        found = judged(study, place, translated, folder)
         if study.adapt_test is not None:
             assert study.source_labels is not None
             training = Labeled(folder / "train_translated", study.source_labels)
@@ -185,21 +188,17 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
     return Task(f"{study.name} {variant} seed{seed}", folder, result, do, (judge,))
 
 
-def judge_of(study: Study, place: Place) -> Path:
-    """The folder of the segmenter that reads a study's translations."""
-    return place.out / f"judge_{study.judge}" / "segmenter"
-
-
-def judged(study: Study, place: Place, images: Path, folder: Path, source: Path | None = None) -> dict[str, Any]:
-    """How the judge reads images, which may be the sources themselves, and how near they are to the target."""
-    shutil.rmtree(folder / "evaluation", ignore_errors=True)
-    segmenter, device = judge_of(study, place), place.scale.device
+def judged(study: Study, place: Place, images: Path, folder: Path, which: str = JUDGES[0]) -> dict[str, Any]:
+    """How a judge reads images, which may be the sources themselves, and how near they are to the target."""
+    report = folder / ("evaluation" if which == JUDGES[0] else f"evaluation_{which}")
+    shutil.rmtree(report, ignore_errors=True)
+    segmenter, device = place.judge(study, which), place.scale.device
     found = evaluate(
         images,
         study.test_labels,
         segmenter,
-        folder / "evaluation",
-        source=source or study.test_source,
+        report,
+        source=study.test_source,
         target=study.target,
         classes=study.classes,
         device=device,
@@ -243,46 +242,6 @@ def whole(outcome: Any) -> None:
     """Refuse a translation that left files out."""
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} images cannot be translated: {outcome.failed[0]}")
-
-
-def write_record(path: Path, place: Place, study: Study, what: str, seed: int, found: dict[str, Any]) -> None:
-    """Keep what was found, and by what it was."""
-    where = {"study": study.name, "scale": place.scale_name, "what": what, "seed": seed}
-    make_folder(path.parent)
-    write_json(path, {**where, **rounded(found), "made": made_here(place.scale.device)})
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to six digits: what is kept is read and compared by people."""
-    if isinstance(value, dict):
-        return {name: rounded(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float | np.floating) else value
-
-
-def made_here(device: str) -> dict[str, Any]:
-    """Hardware, versions, date and commit."""
-    root = Path(__file__).parents[1]
-    git = partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
-    commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-    changed = bool(git(["git", "status", "--porcelain", "--", "src"]).stdout.strip())
-    return {
-        **made(),
-        "commit": commit + ("+" if changed else ""),
-        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
-
-
-def processor() -> str:
-    """Its name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("study", "study_plan", "study_tasks", "study_records", "study_boxes", "results", "streets", "verbs")
+NAMES = ("study", "study_plan", "study_place", "study_tasks", "study_records", "study_boxes", "results", "streets", "verbs")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def place(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFacto
         adapt_size="32",
         scene=(64, 48),
     )
-    return scripts["study_tasks"].Place(folder / "out", folder / "records", scale, "cpu")
+    return scripts["study_place"].Place(folder / "out", folder / "records", scale, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,10 @@ def wanted(scripts: dict[str, ModuleType], place: Any) -> Any:
         found = tasks.tasks(Path("DATA"), place, ["streets"], ["cut"], 1)
     assert scripts["study"].work(found) == 0
     return found
+
+
+def wanted_study(scripts: dict[str, ModuleType], place: Any) -> Any:
+    return scripts["study_plan"].studies(Path("DATA"), place.out, place.scale)["streets"]
 
 
 def record(place: Any, what: str) -> Any:
@@ -85,6 +89,17 @@ def test_rivals_are_adapted_and_the_sources_judged(place: Any, wanted: Any) -> N
     assert record(place, "untranslated")["metrics"]["mean_iou"]["n"] == 4
     budgets = {rival: record(place, rival)["adapted"]["budget"] for rival in ("source_only", "color_transfer", "target")}
     assert set(budgets.values()) == {8}
+
+
+def test_a_second_judge_reads_the_same(scripts: dict[str, ModuleType], place: Any, wanted: Any) -> None:
+    found = scripts["study_records"].Records.read(wanted_study(scripts, place), "cpu", place.records)
+    for what in ("untranslated", "cut"):
+        (run,) = found.runs[what]
+        one, two = run["metrics"], run["second"]["metrics"]
+        assert one["images"] == two["images"] == 4 and one["judge"]["sha256"] != two["judge"]["sha256"]
+        assert one["realism"] != two["realism"] or one["mean_iou"] != two["mean_iou"]
+    assert "`cut`" in scripts["results"].judges(found) and "second judge (weights" in scripts["results"].judges(found)
+    assert "second" not in found.runs["target"][0]
 
 
 def test_what_is_done_is_not_done_again(scripts: dict[str, ModuleType], place: Any, wanted: Any) -> None:
@@ -112,7 +127,9 @@ def test_the_order_is_that_of_the_seeds(scripts: dict[str, ModuleType], place: A
     assert [name.removeprefix("carla_camvid ") for name in names] == [
         "judge camvid",
         "untranslated",
-        *("cut seed0", "srunit seed0", "cut seed1", "srunit seed1", "gcgan seed0", "gcgan seed1"),
+        *(runs := ("cut seed0", "srunit seed0", "cut seed1", "srunit seed1", "gcgan seed0", "gcgan seed1")),
+        "second judge camvid",
+        *(f"{name}, by the second judge" for name in ("untranslated", *runs)),
     ]
 
 
