@@ -84,6 +84,22 @@ def adaptation(records: Records) -> str:
     return table(["trained on", "seeds", "mean IoU, %", "pixel accuracy, %", "over source only, points", "of the ceiling, %"], rows)
 
 
+def classes(records: Records) -> str:
+    """Which classes the same networks read: the mean over seeds."""
+    shown = [
+        what
+        for what in ("source_only", "color_transfer", *records.methods, "target")
+        if records.values(what, metric("adapted", "mean_iou"))
+    ]
+    names = list(records.runs[shown[0]][0]["adapted"]["per_class_iou"])
+    values = [[records.values(what, metric("adapted", "per_class_iou", name)).values() for name in names] for what in shown]
+    rows = [
+        [SAID.get(what, f"`{what}`"), *(percent(fmean(of)) if of else NONE for of in each)]
+        for what, each in zip(shown, values, strict=True)
+    ]
+    return table(["IoU, %", *names], rows)
+
+
 def expectation(records: Records, says: str, a: str, b: str, of: Value, least: float = 0.0) -> list[str]:
     """Whether ``a`` has at least ``least`` more than ``b``, seed by seed."""
     ours, theirs = records.values(a, of), records.values(b, of)
@@ -252,6 +268,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "expectations": expectations,
     "judges": judges,
     "adaptation": adaptation,
+    "classes": classes,
 }
 
 
