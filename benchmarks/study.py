@@ -3,7 +3,7 @@
     python benchmarks/study.py --scale cpu --data DATA --out DIR [--studies camvid_unmatched,streets,carla_camvid]
         [--methods cut,srunit,semst,...] [--seeds 3] [--jobs 2] [--budget N]
 
-``--scale cpu``: 64 pixels, narrow networks, 6,000 images a run, about 50 minutes each on one core. ``--scale gpu``: 256 pixels, the
+``--scale cpu``: 64 pixels, narrow networks, 6,000 images a run, 15 to 50 minutes each on one core. ``--scale gpu``: 256 pixels, the
 published widths and lengths. DATA holds ``camvid`` and ``carla``; ``streets`` needs no data. DIR gets runs, translations and reports; for
 every run that is complete, a JSON file goes to DIR/records (or ``--records``), from which benchmarks/results.py writes the pages.
 
