@@ -3,8 +3,8 @@
     python benchmarks/results.py [--records DIR/records]            # or: make results
 
 Reads STUDY/SCALE/WHAT/seedK.json, which benchmarks/study.py writes, below docs/results/runs or DIR/records, and fills what stands between
-the markers of docs/results/STUDY.md, ``<!-- NAME -->`` and ``<!-- end -->``, and of README.md. What is written by hand stays, but
-numbers never are.
+the markers of docs/results/STUDY.md, ``<!-- NAME -->`` and ``<!-- end -->``, and of README.md. What is written by hand stays; numbers in
+tables never are.
 Draws docs/images/study_STUDY_SCALE.svg.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from study_boxes import GROUPS
 from study_chart import scatter
 from study_plan import SCALES, studies
-from study_records import NONE, SAID, Records, Value, flipped, metric, percent, points, small, spread, table
+from study_records import NONE, SAID, Records, Value, called, flipped, metric, percent, points, small, spread, table
 from study_tasks import UNTRANSLATED
 from verbs import filled
 
@@ -51,7 +51,7 @@ def translations(records: Records) -> str:
     shown = [what for what in (UNTRANSLATED, *records.methods) if what in records.runs]
     rows = [
         [
-            SAID.get(what, f"`{what}`"),
+            called(what),
             NONE if what == UNTRANSLATED else str(len(records.runs[what])),
             *(spread(records.values(what, of).values(), form) for _, of, form in columns),
         ]
@@ -60,20 +60,27 @@ def translations(records: Records) -> str:
     return table(["", "seeds", *(head for head, _, _ in columns)], rows)
 
 
+def trained_on(records: Records) -> list[str]:
+    """What networks were trained on, from the cheapest to the ceiling."""
+    return [
+        what
+        for what in ("source_only", "color_transfer", *records.methods, "target")
+        if records.values(what, metric("adapted", "mean_iou"))
+    ]
+
+
 def adaptation(records: Records) -> str:
     """How networks read real target images, by what they were trained on."""
     iou, accuracy = metric("adapted", "mean_iou"), metric("adapted", "pixel_accuracy")
     base, ceiling = records.values("source_only", iou), records.values("target", iou)
     rows = []
-    for what in ("source_only", "color_transfer", *records.methods, "target"):
+    for what in trained_on(records):
         found = records.values(what, iou)
-        if not found:
-            continue
         gain = [value - base[seed] for seed, value in found.items() if seed in base] if what != "source_only" else []
         share = [value / ceiling[seed] for seed, value in found.items() if seed in ceiling] if what != "target" else []
         rows.append(
             [
-                SAID.get(what, f"`{what}`"),
+                called(what),
                 str(len(found)),
                 spread(found.values(), percent),
                 spread(records.values(what, accuracy).values(), percent),
@@ -86,17 +93,14 @@ def adaptation(records: Records) -> str:
 
 def classes(records: Records) -> str:
     """Which classes the same networks read: the mean over seeds."""
-    shown = [
-        what
-        for what in ("source_only", "color_transfer", *records.methods, "target")
-        if records.values(what, metric("adapted", "mean_iou"))
-    ]
+    shown = trained_on(records)
     names = list(records.runs[shown[0]][0]["adapted"]["per_class_iou"])
-    values = [[records.values(what, metric("adapted", "per_class_iou", name)).values() for name in names] for what in shown]
-    rows = [
-        [SAID.get(what, f"`{what}`"), *(percent(fmean(of)) if of else NONE for of in each)]
-        for what, each in zip(shown, values, strict=True)
-    ]
+
+    def cell(what: str, name: str) -> str:
+        found = records.values(what, metric("adapted", "per_class_iou", name)).values()
+        return percent(fmean(found)) if found else NONE
+
+    rows = [[called(what), *(cell(what, name) for name in names)] for what in shown]
     return table(["IoU, %", *names], rows)
 
 
@@ -176,7 +180,7 @@ def judges(records: Records) -> str:
         values = [(records.values(what, first), records.values(what, second)) for first, second in both]
         cells = [spread([of[seed] for seed in second], percent) for first, second in values for of in (first, second)]
         if any(second for _, second in values):
-            rows.append([SAID.get(what, f"`{what}`"), *cells])
+            rows.append([called(what), *cells])
     head = [text for name, _ in columns for text in (name, "by the second judge")]
     text = f"{skill(known[0], 'second judge')}\n\n{table(['', *head], rows)}"
     return f"{text}\n\n{table(EXPECTED, read_better(records, 'second'))}" if labeled else text
@@ -250,7 +254,7 @@ def overview(found: Sequence[Records]) -> str:
             rows.append(
                 [
                     f"[{records.study.name}](docs/results/{PAGES[records.study.name]}), {records.scale}",
-                    SAID.get(what, f"`{what}`"),
+                    called(what),
                     NONE if what == UNTRANSLATED else str(len(records.runs[what])),
                     *(spread(records.values(what, of).values(), percent) if records.study.test_labels else NONE for of in judged),
                     spread(records.values("source_only" if what == UNTRANSLATED else what, adapted).values(), percent),

@@ -42,7 +42,7 @@ class Place:
 
 def second_record(path: Path) -> Path:
     """Where it is kept what the second judge reads, beside what the first one did."""
-    return path.with_name(f"second_judge_{path.name}")
+    return path.with_name(f"{JUDGES[1]}_{path.name}")
 
 
 def write_record(path: Path, place: Place, study: Study, what: str, seed: int, found: dict[str, Any]) -> None:

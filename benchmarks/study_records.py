@@ -25,7 +25,13 @@ SAID = {
     "target": "real photos with labels",
 }
 """How tables call what is no method."""
+
 Value = Callable[[Mapping[str, Any]], float | None]
+
+
+def called(what: str) -> str:
+    """How tables call a method or what is none."""
+    return SAID.get(what, f"`{what}`")
 
 
 @dataclass(frozen=True)

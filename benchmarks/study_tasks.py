@@ -154,8 +154,12 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         more: dict[str, Any] = {"source_labels": study.source_labels, "classes": study.classes} if chosen.labels else {}
         settings = [f"data.resize={scale.resize}", *scale.settings, *chosen.settings]
         if study.val is not None:
-            more |= {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
-            more |= {"segmenter": place.judge(study)}
+            more |= {
+                "val_source": study.val.images,
+                "val_labels": study.val.labels,
+                "val_target": study.target,
+                "segmenter": place.judge(study),
+            }
             settings.append(f"validate_every={scale.validate_every}")
         config = configure(
             chosen.method,
@@ -179,9 +183,16 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
             found["adapted"] = adapted(study, place, training, seed, folder / "adapted")
         seen, seconds = training_time(run / "log.jsonl")
         memory = read_memory(run)
-        found["training"] = {"method": chosen.method, "settings": settings, "labels": chosen.labels, "budget": scale.budget}
-        found["training"] |= {"images_seen": seen, "seconds": seconds}
-        found["training"] |= {"memory_bytes": memory and memory["bytes"], "validation": list(_lines(run / "validation.jsonl"))}
+        found["training"] = {
+            "method": chosen.method,
+            "settings": settings,
+            "labels": chosen.labels,
+            "budget": scale.budget,
+            "images_seen": seen,
+            "seconds": seconds,
+            "memory_bytes": memory and memory["bytes"],
+            "validation": list(_lines(run / "validation.jsonl")),
+        }
         write_record(result, place, study, variant, seed, found)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the model stays
 

@@ -44,14 +44,14 @@ def heard(config: RunConfig, out: Path) -> list[str]:
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 def test_killed_at_random_moments() -> None:
-    """Two of the 25 that benchmarks/kill.py tries; in a process of its own, as it forks."""
+    """Three of the 25 that benchmarks/kill.py tries; in a process of its own, as it forks."""
     import subprocess
 
     script = Path(__file__).parents[1] / "benchmarks/kill.py"
     paths = {"PYTHONPATH": str(Path(modelfolder.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, "--moments", "2"], env=os.environ | paths, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "--moments", "3"], env=os.environ | paths, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 were killed before their end; 2 are the same bit for bit" in done.stdout
+    assert "3 of 3 were killed before their end; 3 are the same bit for bit" in done.stdout
 
 
 def test_what_tells_runs_apart_does(config: Callable[..., RunConfig], tmp_path: Path) -> None:
