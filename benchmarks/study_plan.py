@@ -117,6 +117,8 @@ class Study:
     boxes: Path | None = None
     teaches: bool = False
     """Whether the source and its labels show what things look like; colored label maps do not."""
+    matched: Path | None = None
+    """Target images on which the classes have the source's shares, where such can be had: to tell what the mismatch does from the rest."""
     flips: tuple[tuple[str, str], ...] = ()
     """Classes whose exchange the mismatch invites, which the page names."""
     made: Mapping[str, Streets] = field(default_factory=dict)
@@ -131,6 +133,12 @@ class Variant:
     settings: tuple[str, ...] = ()
     labels: bool = False
     """Whether it learns from the source's labels, too, by the term ``semantic`` with a segmenter that is trained along."""
+    matched: bool = False
+    """Whether its target is the study's ``matched`` one."""
+
+    def fits(self, study: Study) -> bool:
+        """Whether the study has what it needs."""
+        return (study.teaches or not self.labels) and (study.matched is not None or not self.matched)
 
 
 def _even(*terms: str) -> tuple[str, ...]:
@@ -164,11 +172,12 @@ VARIANTS = {
     "cut_nce3": Variant("cut", ("nce.weight=3", "identity_nce.weight=0")),
     "cut_nce1": Variant("cut", ("nce.weight=1", "identity_nce.weight=0")),
     "cut_discriminator": Variant("cut", ("discriminator.layers=3", "discriminator.width=64")),
+    "cut_matched": Variant("cut", matched=True),
     "cut_labels": Variant("cut", labels=True),
     "srunit_labels": Variant("srunit", labels=True),
     "cut_nce10_labels": Variant("cut", NCE10, labels=True),
 }
-"""In the order in which they are run, all seeds of ``FIRST`` before any other; those with labels where a study's source ``teaches``."""
+"""In the order in which they are run, all seeds of ``FIRST`` before any other; each where it ``fits``."""
 
 
 def _labeled(root: Path) -> dict[str, Any]:
@@ -211,10 +220,12 @@ def studies(data: Path, out: Path, scale: Scale) -> dict[str, Study]:
                 judge_train=Labeled(made / "judge/images", made / "judge/images_labels"),
                 judge_test=Labeled(made / "judge/test", made / "judge/test_labels"),
                 teaches=True,
+                matched=made / "train/matched",
                 flips=(("tree", "sky"), ("tree", "building"), ("building", "tree")),
                 made={
                     "train/source": Streets("render", SOURCE, 0, 400),
                     "train/target": Streets("photo", leafy, 10_000, 400),
+                    "train/matched": Streets("photo", SOURCE, 70_000, 400),
                     "val/source": Streets("render", SOURCE, 20_000, 60),
                     "test/source": Streets("render", SOURCE, 30_000, 96),
                     "test/target": Streets("photo", leafy, 40_000, 96),

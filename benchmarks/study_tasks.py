@@ -11,7 +11,7 @@ from typing import Any
 
 from study_boxes import box_reading
 from study_place import JUDGES, Place, second_record, write_record
-from study_plan import BATCH, FIRST, VARIANTS, Labeled, Scale, Study, studies
+from study_plan import BATCH, FIRST, VARIANTS, Labeled, Scale, Study, Variant, studies
 
 from unflip.data import streets
 from unflip.data.color_transfer import transfer_folder
@@ -25,6 +25,7 @@ from unflip.recipes.compare_table import training_time
 from unflip.recipes.evaluate import evaluate
 from unflip.recipes.segmenter import segmenter, summary
 from unflip.recipes.train import configure
+from unflip.runs import RunConfig
 from unflip.segmenterfolder import WEIGHTS
 
 RIVALS = ("source_only", "color_transfer", "target")
@@ -72,7 +73,7 @@ def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str]
     for first in (True, False):
         for seed in range(seeds):
             for study in chosen:
-                wanted = [each for each in methods if (each in FIRST) == first and (study.teaches or not VARIANTS[each].labels)]
+                wanted = [each for each in methods if (each in FIRST) == first and VARIANTS[each].fits(study)]
                 judge = judges[study.judge]
                 found += begun.pop(study.name, [])
                 for method in wanted:
@@ -151,28 +152,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
     def do() -> None:
         run, translated = folder / "run", folder / "translated"
         chosen = VARIANTS[variant]
-        more: dict[str, Any] = {"source_labels": study.source_labels, "classes": study.classes} if chosen.labels else {}
-        settings = [f"data.resize={scale.resize}", *scale.settings, *chosen.settings]
-        if study.val is not None:
-            more |= {
-                "val_source": study.val.images,
-                "val_labels": study.val.labels,
-                "val_target": study.target,
-                "segmenter": place.judge(study),
-            }
-            settings.append(f"validate_every={scale.validate_every}")
-        config = configure(
-            chosen.method,
-            source=study.source,
-            target=study.target,
-            size=scale.size,
-            budget=scale.budget,
-            seed=seed,
-            device=scale.device,
-            settings=settings,
-            **more,
-        )
-        train_apart(config, run)
+        train_apart(configured(study, place, chosen, seed), run)
         model = load(run, device=scale.device)
         whole(translate_folder(model, study.test_source, translated, annotations="none"))
         found = judged(study, place, translated, folder)
@@ -185,8 +165,9 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         memory = read_memory(run)
         found["training"] = {
             "method": chosen.method,
-            "settings": settings,
+            "settings": settings(study, scale, chosen),
             "labels": chosen.labels,
+            "matched": chosen.matched,
             "budget": scale.budget,
             "images_seen": seen,
             "seconds": seconds,
@@ -197,6 +178,34 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the model stays
 
     return Task(f"{study.name} {variant} seed{seed}", folder, result, do, (judge,))
+
+
+def settings(study: Study, scale: Scale, variant: Variant) -> list[str]:
+    """What is set in a method, as ``--set`` takes it."""
+    validated = [f"validate_every={scale.validate_every}"] if study.val is not None else []
+    return [f"data.resize={scale.resize}", *scale.settings, *variant.settings, *validated]
+
+
+def configured(study: Study, place: Place, variant: Variant, seed: int) -> RunConfig:
+    """A training, as ``unflip train`` would configure it."""
+    scale = place.scale
+    more: dict[str, Any] = {}
+    if variant.labels:
+        more |= {"source_labels": study.source_labels, "classes": study.classes}
+    if study.val is not None:
+        val = {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
+        more |= {**val, "segmenter": place.judge(study)}
+    return configure(
+        variant.method,
+        source=study.source,
+        target=study.matched if variant.matched and study.matched is not None else study.target,
+        size=scale.size,
+        budget=scale.budget,
+        seed=seed,
+        device=scale.device,
+        settings=settings(study, scale, variant),
+        **more,
+    )
 
 
 def judged(study: Study, place: Place, images: Path, folder: Path, which: str = JUDGES[0]) -> dict[str, Any]:

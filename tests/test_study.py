@@ -134,23 +134,21 @@ def test_the_order_is_that_of_the_seeds(scripts: dict[str, ModuleType], place: A
 
 
 def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted: Any, place: Any) -> None:
-    from unflip.recipes.train import configure
-
     plan = scripts["study_plan"]
-    data = place.out / "scenes/train"
     for name, variant in plan.VARIANTS.items():
         for scale in plan.SCALES.values():
-            settings = [*scale.settings, *variant.settings]
-            labels = {"source_labels": data / "source_labels", "classes": data / "classes.json"} if variant.labels else {}
-            sides = {"source": data / "source", "target": data / "target"}
-            config = configure(variant.method, **sides, **labels, size=scale.size, budget=8, settings=settings)
+            here = dataclasses.replace(place, scale=dataclasses.replace(scale, device="cpu"))
+            config = scripts["study_tasks"].configured(wanted_study(scripts, place), here, variant, 0)
             assert config.method == variant.method and ("semantic" in config.terms) == variant.labels, name
+            assert config.data.target.name == ("matched" if variant.matched else "target"), name
 
 
-def test_labels_that_show_nothing_are_not_learned_from(scripts: dict[str, ModuleType], place: Any) -> None:
-    for study, there in (("streets", {"cut_nce10", "cut_labels"}), ("camvid_unmatched", {"cut_nce10"})):
-        found = scripts["study_tasks"].tasks(Path("DATA"), place, [study], ["cut_nce10", "cut_labels"], 1)
-        assert {name for task in found for name in ("cut_nce10", "cut_labels") if f" {name} " in task.name} == there
+def test_a_study_has_the_variants_that_fit(scripts: dict[str, ModuleType], place: Any) -> None:
+    """Labels that show nothing are not learned from, and no target is matched where none can be had."""
+    asked = ["cut_nce10", "cut_matched", "cut_labels"]
+    for study, there in (("streets", set(asked)), ("camvid_unmatched", {"cut_nce10"})):
+        found = scripts["study_tasks"].tasks(Path("DATA"), place, [study], asked, 1)
+        assert {name for task in found for name in asked if f" {name} " in task.name} == there
 
 
 def test_an_expectation_counts_seeds(scripts: dict[str, ModuleType]) -> None:
