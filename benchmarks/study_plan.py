@@ -166,6 +166,7 @@ VARIANTS = {
     "semst_no_texture": Variant("semst", ("texture.weight=0",)),
     "semst_one_scale": Variant("semst", ("multiscale=null", "detail.weight=0")),
     "semst_robust": Variant("semst", ("robustness.weight=1.84",)),
+    "semst_hard": Variant("semst", ("nce.negatives.beta=14.3", "identity_nce.negatives.beta=14.3")),
     "cut_nce10": Variant("cut", NCE10),
     "srunit_nce10": Variant("srunit", NCE10),
     "semst_nce10": Variant("semst", NCE10),

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image
 
 import unflip
-from helpers import SIZE, Players, images, labels, make_model, small_recipe
+from helpers import SIZE, Players, images, labels, make_model, same, small_recipe
 from test_train import quietly, small
 from unflip import modelfolder
 from unflip.data.bands import RGB, Bands
@@ -25,11 +25,13 @@ from unflip.engine.trainer import seen_by_networks
 from unflip.errors import UserError
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import Translator
-from unflip.losses.draws import Stream, TapShape
+from unflip.losses import Nets
+from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.methods import METHODS
+from unflip.methods.passes import translate
 from unflip.recipes.audit import audit
 from unflip.recipes.train import configure
-from unflip.types import Batch, Size
+from unflip.types import Batch, Size, Step
 
 SAR = Bands(count=1, depth="uint16", ranges=((0, 4000),), nodata=0, masked=True)
 OPTICAL = Bands(count=4, depth="uint16", ranges=((100, 3000), (100, 3000), (100, 4000), (0, 8000)), nodata=0, masked=True)
@@ -399,17 +401,73 @@ def test_a_mask_that_is_not_used_is_noticed() -> None:
     assert abs(found[0] - found[1]) > 1e-3
 
 
-def test_patches_are_drawn_where_there_is_something() -> None:
+def steps_of(players: Players, batch: Batch, draws: Draws, needs: frozenset[str]) -> dict[str, Step]:
+    generators = dict(players.generator.generators.items())
+    return translate(generators, players.recipe.turn, batch, draws, needs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("method", ["cut", "semst", "decent"])
+def test_patches_are_drawn_where_there_is_something(method: str, mirrored: bool) -> None:
+    """In every view: where the image holds something that the features are of, which a mirrored source is not."""
     batch = holed(Batch(images(2, seed=1), images(2, seed=2), 0, 0))
-    players = Players.of(small_recipe(METHODS["cut"].recipe))
-    draws = players.generator.draw(players.weights(), batch, Size(SIZE, SIZE), seed=0, progress=0.5)
-    assert batch.valid is not None
-    taps = players.generator.inner("to_target").taps
-    for term, of in (("nce", 0), ("identity_nce", 1)):
-        for tap, positions in zip(taps, draws.terms["to_target"][term], strict=True):
-            _, height, width = (tap.channels, *tap.shape(SIZE, SIZE)[1:])
-            share = torch.nn.functional.adaptive_avg_pool2d(batch.valid[of].float(), (height, width)).flatten(1)
-            assert (share.gather(1, positions) >= 0.5).all() and share.min() < 0.5
+    players = Players.of(small_recipe(METHODS[method].recipe, flip_equivariance=mirrored))
+    draws = next(
+        draws
+        for seed in range(20)
+        if (draws := players.generator.draw(players.weights(), batch, Size(SIZE, SIZE), seed=seed, progress=0.5)).flip == mirrored
+    )
+    found = 0
+    for view, step in steps_of(players, batch, draws, frozenset()).items():
+        shown = {"source": step.source.flip(-1) if mirrored else step.source, "target": step.target}
+        there = {of: (image != 0).any(1, keepdim=True).double() for of, image in shown.items()}
+        terms = draws.terms[view]
+        drawn = [(of, terms[name]) for name, of in (("nce", "source"), ("identity_nce", "target")) if name in terms]
+        if "density" in terms:
+            drawn += zip(there, zip(*terms["density"], strict=True), strict=True)
+        for of, places in drawn:
+            for tap, positions in zip(players.generator.inner("to_target").taps, places, strict=True):
+                height, width = tap.shape(*step.source.shape[-2:])[1:]
+                share = torch.nn.functional.adaptive_avg_pool2d(there[of], (height, width)).flatten(1)
+                assert (share.gather(1, positions) >= 0.5).all(), (view, of, tap)
+                found += int(share.min() < 0.5)
+    assert found, "there were no holes to be drawn from"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("method", ["cut", "semst", "cyclegan"])
+def test_what_is_made_of_the_sources_features_is_finished_as_its_translation(method: str, mirrored: bool) -> None:
+    """0 where the source holds nothing that the features are of, and with the target's bands repeated alike."""
+    batch = holed(Batch(images(2, seed=1), images(2, seed=2), 0, 0))
+    players = Players.of(small_recipe(METHODS[method].recipe))
+    drawn = players.generator.draw(players.weights(), batch, Size(SIZE, SIZE), seed=0, progress=0.5)
+    generators = dict(players.generator.generators.items())
+    needs, holes = frozenset({"features.source"}), 0
+    for side, step in translate(generators, "none", batch, drawn._replace(flip=mirrored), needs, (3, 1)).items():  # type: ignore[arg-type]
+        source = step.source.flip(-1) if mirrored else step.source
+        image = step.finish(images(2, source.shape[-1], seed=5))
+        empty = (source == 0).all(1)
+        assert torch.equal((image == 0).all(1), empty)
+        holes += int(empty.sum())
+        assert ((image == image[:, :1]).all()) == (not side.startswith("to_source"))
+        if method == "cut":
+            assert same(step.finish(players.generator.inner(side)(source)), step.fake.flip(-1) if mirrored else step.fake) != mirrored
+    assert holes
+
+
+def test_robustness_looks_at_what_the_generator_would_have_shown() -> None:
+    """At next to no noise, its image is the translation: with the target's bands, and 0 where the source holds nothing."""
+    batch = holed(Batch(images(2, seed=1), images(2, seed=2), 0, 0))
+    players = Players.of(small_recipe(METHODS["srunit"].recipe))
+    term = players.recipe.terms["robustness"].model_copy(update={"noise": 1e-12})
+    drawn = players.generator.draw(players.weights(), batch, Size(SIZE, SIZE), seed=0, progress=0.5)
+    generators, generator = dict(players.generator.generators.items()), players.generator.inner("to_target")
+    step = translate(generators, "none", batch, drawn, frozenset({"features.source"}), (3, 1))["to_target"]  # type: ignore[arg-type]
+    seen: list[torch.Tensor] = []
+    encode = generator.encode
+    generator.encode = lambda x, *more: seen.append(x) or encode(x, *more)  # type: ignore[method-assign, func-returns-value]
+    term(step, drawn.terms["to_target"]["robustness"], Nets(generator, players.generator.projectors["to_target"], lambda x: x))  # type: ignore[arg-type]
+    assert same(seen[0], step.fake, 1e-6) and (seen[0] == 0).all(1).any() and (seen[0] == seen[0][:, :1]).all()
 
 
 def test_an_empty_image_takes_no_patches_from_others() -> None:

@@ -227,17 +227,21 @@ class Setup:
         self.own = own.double()
         shapes = [(2, 3, 6, 5), (2, 4, 3, 4)]
         self.features = {of: [noise(*s, seed=i).requires_grad_() for s in shapes] for i, of in enumerate(("source", "target", "fake"))}
-        self.places = [torch.tensor([[0, 7, 29, 3], [12, 1, 2, 20]]), torch.tensor([[11, 4, 5], [0, 8, 9]])]
+        here = [torch.tensor([[0, 7, 29, 3], [12, 1, 2, 20]]), torch.tensor([[11, 4, 5], [0, 8, 9]])]
+        there = [torch.tensor([[5, 2, 8, 9], [1, 0, 22, 21]]), torch.tensor([[3, 4, 1], [2, 7, 9]])]
+        self.places = {"source": here, "target": there, "fake": here}
         self.nets = Nets(small_generator(), None, lambda x: x, self.own)
 
     def __call__(self) -> Tensor:
         image = torch.zeros(2, 3, 6, 5, dtype=torch.float64)
         features = {of: tuple(values) for of, values in self.features.items()}
-        return self.term(Step(image, image, image, features=features), tuple(self.places), self.nets)
+        return self.term(
+            Step(image, image, image, features=features), tuple(zip(self.places["source"], self.places["target"], strict=True)), self.nets
+        )
 
     def patches(self, of: str, tap: int, image: int) -> list[np.ndarray]:
         feature = self.features[of][tap].detach().numpy()[image]
-        return [feature[:, place // feature.shape[2], place % feature.shape[2]] for place in self.places[tap][image].tolist()]
+        return [feature[:, place // feature.shape[2], place % feature.shape[2]] for place in self.places[of][tap][image].tolist()]
 
     def log_density(self, domain: str, of: str, tap: int, image: int) -> list[float]:
         return [density_by_hand(getattr(self.own, domain)[tap], patch) for patch in self.patches(of, tap, image)]

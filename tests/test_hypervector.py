@@ -178,9 +178,10 @@ def nets(own: nn.Module | None) -> Nets:
     return Nets(nothing, None, nothing, own)
 
 
-def test_the_term_keeps_the_two_games_apart() -> None:
+@pytest.mark.parametrize("weight", [10.0, 0.5])
+def test_the_term_keeps_the_two_games_apart(weight: float) -> None:
     """The value, and what moves the translation, is the consistency alone; mapping and judge play only against each other."""
-    term = HypervectorConsistency(vectors=SMALL, width=5)
+    term = HypervectorConsistency(vectors=SMALL, width=5, weight=weight)
     own = scale_weights(term.build(Site((), (3, 3), rng())))
     assert isinstance(own, Symbols)
     x = Step(images(2, 16), images(2, 16, seed=1), images(2, 16, seed=2).requires_grad_())
@@ -196,7 +197,7 @@ def test_the_term_keeps_the_two_games_apart() -> None:
     assert same(x.fake.grad, torch.autograd.grad(expected, fake)[0])
 
     def equal(grads: list[Tensor], loss: Tensor, network: nn.Module) -> bool:
-        others = torch.autograd.grad(loss, [*network.parameters()])
+        others = torch.autograd.grad(10 * loss / weight, [*network.parameters()])  # times the weight, 10: whatever the weight is
         return all(same(a, b) and (b.ndim == 1 or b.abs().max() > 0) for a, b in zip(grads, others, strict=True))
 
     bound = source * own.mapping(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -88,6 +88,9 @@ class Step:
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. All images here are 0 where theirs does not."""
     features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    finish: Callable[[Tensor], Tensor] = lambda image: image
+    """What becomes of an image that the generator makes of ``features["source"]`` before anything reads it, as of the translation: 0 where
+    that source holds nothing, and bands that repeat each other made alike."""
 
     def shared(self, image: Tensor) -> Tensor:
         """``image``, of source or target, where both of them hold something: so that holes do not tell a translation from a target."""

@@ -57,16 +57,18 @@ class Density(Term):
     def build(self, site: Site) -> Densities:
         return Densities([tap.channels for tap in site.taps], self.width, self.rate, site.rng)
 
-    def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[Tensor, ...]:
-        return stream.positions_at(taps, self.patches)
+    def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> tuple[tuple[Tensor, Tensor], ...]:
+        places = (stream.positions_at(taps, self.patches, of) for of in ("source", "target"))
+        return tuple(zip(*places, strict=True))
 
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         own = nets.own
         assert isinstance(own, Densities)
         variances, likelihoods = [], []
-        for tap, places in enumerate(drawn):
+        for tap, (here, there) in enumerate(drawn):
             with full_precision(step.fake):
-                x, y, fake = (gather(at_least_float32(step.features[of][tap]), places) for of in ("source", "target", "fake"))  # (N, P, C)
+                wanted = (("source", here), ("target", there), ("fake", here))
+                x, y, fake = (gather(at_least_float32(step.features[of][tap]), places) for of, places in wanted)  # (N, P, C)
                 before = own.source[tap](x.detach())  # (N, P)
                 likelihoods.append(before.mean() + own.target[tap](y.detach()).mean())
                 after = detached(own.target[tap])(fake)

@@ -36,6 +36,10 @@ class Symbols(nn.Module):
         self.judge = Judge(dimension, width, rng)
 
 
+GAME = 10.0
+"""The weight of the mapping's and the judge's game, whatever the term's own: their weight decay stands beside it."""
+
+
 class HypervectorConsistency(Term):
     """``E 1 - cos(H(G(x)) * M(H(x)), H(x))``, with H the hypervectors of the image's patches and M a learned mapping.
 
@@ -72,7 +76,7 @@ class HypervectorConsistency(Term):
         with full_precision(fake):
             loss = consistency(*(at_least_float32(x) for x in (source, fake, mapping.detach()))).mean()
         game = self.game(own, source * mapping, target)
-        return loss + (game - game.detach())
+        return loss + (game - game.detach()) * (GAME / self.weight if self.weight else 0.0)
 
     def game(self, own: Symbols, bound: Tensor, target: Tensor) -> Tensor:
         """What moves the mapping, and what moves the judge, for bound source and target hypervectors ``(N, D, h, w)``; a scalar."""

@@ -119,7 +119,8 @@ class Hard(NegativesConfig):
 
     kind: Literal["hard"] = "hard"
     beta: NonNegativeFloat = 1.0
-    """Concentration, per unit of cosine; 0: as uniform. The published code's multiplies ``s / T``: it is this one times the temperature."""
+    """Concentration, per unit of cosine; 0: as uniform. Robinson's code multiplies ``s / T``: its beta is this one times the temperature,
+    so that its default of 1 is 14.3 here."""
     guard: float = Field(default=0.9, ge=-1)
     """Negatives whose cosine with the positive, in the source, is above this are taken for the same thing; 2: none are."""
     cap: NonNegativeFloat = 1.0
@@ -135,7 +136,8 @@ class Source(NegativesConfig):
 
     kind: Literal["source"] = "source"
     gamma: PositiveFloat = 10.0
-    """Temperature of the weights: the smaller, the less the unlike ones count. A weight is at least ``exp(-2 / gamma)``."""
+    """Temperature of the weights: the smaller, the less the unlike ones count (those with ``s_ij > 0``: a weight brings a logit nearer to
+    0 from below, too). A weight is at least ``exp(-2 / gamma)``."""
 
     def logits(self, similarity: Tensor, keys: Tensor, temperature: float) -> Tensor:
         return similarity * relative_weights(keys @ keys.transpose(1, 2), self.gamma) / temperature

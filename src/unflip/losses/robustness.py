@@ -10,7 +10,6 @@ import math
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 
@@ -110,8 +109,7 @@ class Robustness(Term):
         h = at_least_float32(step.features["source"][drawn.tap])
         with full_precision(h) if self.float32 else nullcontext():
             perturbed, factor = self.perturb(h, drawn)
-            image = nets.generator.decode(perturbed, drawn.tap)
-            image = image if step.valid is None else torch.where(step.valid[0], image, 0.0)  # nothing is nothing, as in the source
+            image = step.finish(nets.generator.decode(perturbed, drawn.tap))
             again = nets.generator.encode(image, drawn.tap)[-1]
             # the reference is the clean source, not the clean translation: at vanishing noise the term aligns source and translation
             clean, moved = (projector(drawn.tap, gather(f, drawn.positions)) for f in (h, again))

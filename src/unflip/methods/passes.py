@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,24 +95,32 @@ def translate(
     return steps
 
 
-def valid_in_views(directions: Mapping[str, str], turn: Turn, batch: Batch, windows: Tensor | None) -> dict[str, dict[str, Tensor]]:
+def valid_in_views(
+    directions: Mapping[str, str], turn: Turn, batch: Batch, flip: bool, windows: Tensor | None
+) -> dict[str, dict[str, Tensor]]:
     """Where "source" and "target" of every view hold something; nothing, where all of them do everywhere.
 
-    The source's features are those of the unflipped one; so is this.
+    A mirrored source is looked at as it is shown, and what is found is mirrored back, as its features are.
     """
     if batch.valid is None:
         return {}
     found = {}
     for view, side in directions.items():
-        ends: Iterable[Tensor] = batch.valid if side == FORWARD else batch.valid[::-1]
+        source, target = batch.valid if side == FORWARD else batch.valid[::-1]
+        ends: Iterable[Tensor] = (_mirrored(source, flip), target)
         if view.endswith("_turned"):
             ends = map(TURNS[turn][0], ends)
         elif view.endswith("_context"):
             ends = [x[..., ::2, ::2] for x in ends]
         elif windows is not None:
             ends = [cut(x, windows, (x.shape[-2] // 2, x.shape[-1] // 2)) for x in ends]
-        found[view] = dict(zip(("source", "target"), ends, strict=True))
+        source, target = ends
+        found[view] = {"source": _mirrored(source, flip), "target": target}
     return found
+
+
+def _mirrored(x: Tensor, flip: bool) -> Tensor:
+    return x.flip(-1) if flip else x
 
 
 class Ends(NamedTuple):
@@ -145,7 +154,7 @@ def one_view(generator: Generator, ends: Ends, flipped: bool, needs: frozenset[s
     n = len(ends.source)
     shown = torch.cat([ends.source, ends.target]) if _with_identity(needs) else ends.source
     images, taken = generator.run(shown)
-    return _with_features(generator, _made(ends, images), [_split(f, n) for f in taken], flipped, needs)
+    return _with_features(generator, _made(ends, images, flipped), [_split(f, n) for f in taken], flipped, needs)
 
 
 def two_scales(generator: Multiscale, ends: Ends, windows: Tensor, flipped: bool, needs: frozenset[str]) -> tuple[Step, Step]:
@@ -170,16 +179,18 @@ def two_scales(generator: Multiscale, ends: Ends, windows: Tensor, flipped: bool
     steps = []
     for k, (view, made) in enumerate(((sharp, fused), (small, contexts))):
         here = [_split(f, n * shown)[k] for f in taken]
-        steps.append(_with_features(generator.inner, _made(view, made), [_split(f, n) for f in here], flipped, needs))
+        steps.append(_with_features(generator.inner, _made(view, made, flipped), [_split(f, n) for f in here], flipped, needs))
     return replace(steps[0], detail=finished(details[:n], ends.bands, _of(sharp.valid, 0))), steps[1]
 
 
-def _made(ends: Ends, images: Tensor) -> Step:
+def _made(ends: Ends, images: Tensor, flipped: bool) -> Step:
     """The step of translations, and of what was made of target images where they were shown, too."""
     fake, identity = _split(images, len(ends.source))
+    valid = None if ends.valid is None else _mirrored(ends.valid[0], flipped)  # the source's features are of what was not mirrored
     fake = finished(fake, ends.bands, _of(ends.valid, 0))
     kept = finished(identity, ends.bands, _of(ends.valid, 1)) if len(identity) else None
-    return Step(ends.source, ends.target, fake, kept, labels=ends.labels, valid=ends.valid)
+    finish = partial(finished, bands=ends.bands, valid=valid)
+    return Step(ends.source, ends.target, fake, kept, labels=ends.labels, valid=ends.valid, finish=finish)
 
 
 def _of(valid: tuple[Tensor, Tensor] | None, end: int) -> Tensor | None:

@@ -66,7 +66,7 @@ class GeneratorPlayer(nn.Module):
 
         flip = self.recipe.flip_equivariance and bool(stream("flip").once().integers(2))
         windows = self._windows(stream("window", device=torch.device("cpu")), size) if self.recipe.multiscale else None
-        valid = valid_in_views(self.directions, self.recipe.turn, batch, windows)
+        valid = valid_in_views(self.directions, self.recipe.turn, batch, flip, windows)
         drawn: dict[str, dict[str, Any]] = {}
         for name, view in self.recipe.views(size, batch.labels is not None).items():
             shapes = tuple(TapShape(tap.name, *tap.shape(view.size.height, view.size.width)) for tap in self.inner(view.direction).taps)
