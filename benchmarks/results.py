@@ -94,6 +94,8 @@ def adaptation(records: Records) -> str:
 def classes(records: Records) -> str:
     """Which classes the same networks read: the mean over seeds."""
     shown = trained_on(records)
+    if not shown:
+        return "Not measured yet."
     names = list(records.runs[shown[0]][0]["adapted"]["per_class_iou"])
 
     def cell(what: str, name: str) -> str:
@@ -154,8 +156,8 @@ def expectations(records: Records) -> str:
         for group in ("car", "two-wheeler"):
             share = metric("boxes", group, "share")
             base = records.values(UNTRANSLATED, share).get(0)
-            for method in records.methods:
-                found = {seed: value - (base or 0.0) for seed, value in records.values(method, share).items()}
+            for method in records.methods if base is not None else ():
+                found = {seed: value - base for seed, value in records.values(method, share).items()}
                 seeds = "in every seed" if len(found) > 1 else "in the one seed there is"
                 better = f"more {seeds}" if min(found.values()) > 0 else f"less {seeds}" if max(found.values()) <= 0 else "in some seeds"
                 says = f"`{method}`: more of a {group}'s box is read as one than untranslated"

@@ -82,6 +82,9 @@ def work(wanted: Sequence[Task]) -> int:
     failed: dict[str, str] = {}
     while left := [task for task in wanted if not task.done and task.name not in failed]:
         for task in left:
+            if missing := [need.name for need in task.needs if need.name in failed]:
+                failed[task.name] = f"{missing[0]} failed"
+                continue
             if not all(need.done for need in task.needs):
                 continue
             make_folder(task.folder)
@@ -101,9 +104,8 @@ def work(wanted: Sequence[Task]) -> int:
                 print(f"failed: {task.name}: {error}", file=sys.stderr, flush=True)
             break
         else:
-            if all(any(need.name in failed for need in task.needs) for task in left):
-                break
-            time.sleep(5)  # another process has it
+            if any(task.name not in failed for task in left):
+                time.sleep(5)  # another process has it
     return 1 if failed else 0
 
 
@@ -113,7 +115,10 @@ def several(jobs: int, arguments: Sequence[str]) -> int:
     environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ}
     command = [sys.executable, __file__, *arguments, "--jobs", "1"]
     with Stop() as stop:
-        children = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(jobs)]
+        # in sessions of their own: a Ctrl-C reaches each once, from here, and not from the terminal besides
+        children = [
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) for _ in range(jobs)
+        ]
         readers = [threading.Thread(target=_tell, args=(child.stderr, f"{i}: ")) for i, child in enumerate(children, 1)]
         for reader in readers:
             reader.start()

@@ -136,6 +136,10 @@ class Variant:
     matched: bool = False
     """Whether its target is the study's ``matched`` one."""
 
+    def target(self, study: Study) -> Path:
+        """What it is trained towards, and validated by."""
+        return study.matched if self.matched and study.matched is not None else study.target
+
     def fits(self, study: Study) -> bool:
         """Whether the study has what it needs."""
         return (study.teaches or not self.labels) and (study.matched is not None or not self.matched)

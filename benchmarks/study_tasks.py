@@ -188,17 +188,17 @@ def settings(study: Study, scale: Scale, variant: Variant) -> list[str]:
 
 def configured(study: Study, place: Place, variant: Variant, seed: int) -> RunConfig:
     """A training, as ``unflip train`` would configure it."""
-    scale = place.scale
+    scale, target = place.scale, variant.target(study)
     more: dict[str, Any] = {}
     if variant.labels:
         more |= {"source_labels": study.source_labels, "classes": study.classes}
     if study.val is not None:
-        val = {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": study.target}
+        val = {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": target}
         more |= {**val, "segmenter": place.judge(study)}
     return configure(
         variant.method,
         source=study.source,
-        target=study.matched if variant.matched and study.matched is not None else study.target,
+        target=target,
         size=scale.size,
         budget=scale.budget,
         seed=seed,

@@ -145,6 +145,17 @@ def test_called_again_it_does_nothing_anew(found: tuple[Adaptation, list[str]], 
     assert again.markdown == found[0].markdown
 
 
+def test_other_classes_in_the_same_file_are_refused(found: tuple[Adaptation, list[str]], world: Path) -> None:
+    before, file = tree(found[0].folder), world / "classes.json"
+    kept = file.read_text()
+    file.write_text(json.dumps(json.loads(kept) | {"ignore": [7]}))
+    try:
+        refused(lambda: call(world, found[0].folder, self_training=True, shots=[2, 4]), "was begun with other arguments", "classes content")
+    finally:
+        file.write_text(kept)
+    assert tree(found[0].folder) == before
+
+
 def test_other_arguments_are_refused(found: tuple[Adaptation, list[str]], world: Path) -> None:
     before = tree(found[0].folder)
     line = refused(lambda: call(world, found[0].folder, shots=[2, 4]), "was begun with other arguments", "self training")
@@ -164,7 +175,13 @@ def resize(path: str) -> Callable[[Path], None]:
 REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]]] = [
     ("none", lambda root: None, {"translated": {}}, ("no translations",)),
     ("a name", lambda root: None, {"translated": {"a b": Path("x")}}, ("another name is needed",)),
-    ("a clash", lambda root: None, {"translated": {"target": Path("x")}}, ("two arms would be called target",)),
+    ("a clash", lambda root: None, {"translated": {"2_labeled": Path("x")}, "shots": [2]}, ("two arms would be called",)),
+    (
+        "the ceiling",
+        lambda root: None,
+        {"translated": {"Target": Path("x")}, "target_labels": None},
+        ("on real labels is called",),
+    ),
     ("self", lambda root: None, {"self_training": True, "target": None, "target_labels": None}, ("give --target DIR",)),
     ("labels", lambda root: None, {"target": None}, ("--target-labels are of the target images",)),
     ("shots", lambda root: None, {"shots": [2], "target_labels": None}, ("--shots are labeled target images",)),

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import make_model
 from unflip.data import streets
+from unflip.data.bands import RGB, Bands
 from unflip.data.images import read_rgb
 from unflip.data.labels import Classes
 from unflip.engine.record import Record
@@ -37,9 +40,9 @@ from unflip.recipes import compare as recipe
 from unflip.recipes.apart import MEMORY, read_memory, train_apart
 from unflip.recipes.compare import Comparison, compare
 from unflip.recipes.compare_page import mean_matrix, verdict
-from unflip.recipes.compare_plan import settings_of
+from unflip.recipes.compare_plan import settings_of, translations
 from unflip.recipes.compare_table import UNTRANSLATED, Row, Trial, duration, gigabytes, training_time
-from unflip.recipes.shown import SHOWN
+from unflip.recipes.shown import SHOWN, by_name
 from unflip.recipes.train import configure, train
 from unflip.report.numbers import SPACE, number, percent
 from unflip.runs import RunConfig, from_yaml
@@ -383,6 +386,48 @@ def test_runs_that_are_there_are_taken(world: Path, finished: Path, tmp_path: Pa
     shutil.copytree(finished / "cut/seed0/run", runs[1])
     result = cli("compare", *given)
     assert result.code == 2 and "runs: " in result.stderr, "the second run has become another one"
+
+
+@pytest.mark.parametrize("kind", ["webp", "shard"])
+def test_translations_that_are_named_otherwise_are_found(kind: str, world: Path, tmp_path: Path) -> None:
+    """Gray translations of WebP images, which hold none, are TIFF files; those of a shard are in a shard."""
+    model = make_model(tmp_path / "model", target=Bands(count=1, ranges=((0, 255),)) if kind == "webp" else RGB)
+    test = tmp_path / ("test.tar" if kind == "shard" else "webp")
+    images = sorted((world / "test").glob("*.png"))
+    if kind == "shard":
+        with tarfile.open(test, "w") as tar:
+            for image in images:
+                tar.add(image, image.name)
+    else:
+        test.mkdir()
+        for image in images:
+            Image.open(image).save(test / f"{image.stem}.webp", lossless=True)
+    given: dict[str, Any] = {"methods": (), "settings": (), "budget": None, "source": None, "target": None, "test_source": test}
+    result = call(world, tmp_path / "out", runs=[("mine", model)], **given)
+    assert result.failed == [] and [row.count for row in result.rows][1] == "1"
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") >= 3 * SHOWN
+    found = by_name(translations(tmp_path / "out/mine/run0", test))
+    assert sorted(found) == [Path(image.stem) for image in images]
+    assert {path.suffix for path in found.values()} == {".tif" if kind == "webp" else ".png"}
+
+
+def test_other_classes_in_the_same_file_are_refused(world: Path, tmp_path: Path) -> None:
+    file, model = tmp_path / "classes.json", make_model(tmp_path / "model")
+    given: dict[str, Any] = {"methods": (), "settings": (), "budget": None, "source": None, "target": None, "classes": file}
+    given["runs"] = [("mine", model)]
+    file.write_text(json.dumps(streets.classes()))
+    call(world, tmp_path / "out", **given)
+    before = stamps(tmp_path / "out")
+    file.write_text(json.dumps(streets.classes() | {"ignore": [7]}))
+    with pytest.raises(UserError, match=r"was begun with other arguments \(classes content: "):
+        call(world, tmp_path / "out", **given)
+    assert stamps(tmp_path / "out") == before
+    file.write_text(json.dumps(streets.classes()))
+    arguments = json.loads((tmp_path / "out/compare.json").read_text())
+    del arguments["arguments"]["classes_content"]
+    (tmp_path / "out/compare.json").write_text(json.dumps(arguments))
+    call(world, tmp_path / "out", **given)  # begun by a version that did not tell
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,10 @@ def test_failures_are_told_and_the_rest_is_done(scripts: dict[str, ModuleType], 
 
     first = task("first", tmp_path / "1", tmp_path / "1/never", fail)
     after = task("after", tmp_path / "2", tmp_path / "2/done", (tmp_path / "2/done").touch, (first,))
+    last = task("last", tmp_path / "4", tmp_path / "4/done", (tmp_path / "4/done").touch, (after,))
     other = task("other", tmp_path / "3", tmp_path / "3/done", (tmp_path / "3/done").touch)
-    assert scripts["study"].work([first, after, other]) == 1
-    assert other.done and not after.done
+    assert scripts["study"].work([first, after, last, other]) == 1
+    assert other.done and not after.done and not last.done
     assert "failed: first: no photo, here; give one" in capsys.readouterr().err
 
 
@@ -140,7 +141,8 @@ def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted:
             here = dataclasses.replace(place, scale=dataclasses.replace(scale, device="cpu"))
             config = scripts["study_tasks"].configured(wanted_study(scripts, place), here, variant, 0)
             assert config.method == variant.method and ("semantic" in config.terms) == variant.labels, name
-            assert config.data.target.name == ("matched" if variant.matched else "target"), name
+            towards = "matched" if variant.matched else "target"
+            assert config.data.target.name == towards and config.data.val_target.name == towards, name
 
 
 def test_a_study_has_the_variants_that_fit(scripts: dict[str, ModuleType], place: Any) -> None:

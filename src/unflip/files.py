@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,18 @@ def undone_on_failure(folder: Path) -> Iterator[None]:
         else:
             shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
         raise
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise ``UserError`` where ``folder`` cannot be made or written to: before long work for it. It is left as it was."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    make_folder(folder)
+    try:
+        with disk_errors(folder), tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        if there != folder:
+            shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ SOFTNESS = 0.1
 """Of the transport plan, in image heights: places closer together than this are alike."""
 
 SMALLEST = 0.005
-"""Of all pixels: the least surplus of a class that is spoken of."""
+"""Of the pixels: the least surplus of a class that is spoken of."""
 
 LEAST_PART = 0.1
 """Of a class's surplus: the least part that is said to go into another class."""
@@ -34,12 +34,12 @@ class Flip:
     source: float
     target: float
     into: dict[str, float]
-    """Classes, most likely first, and the shares of all pixels that they take."""
+    """Classes, most likely first, and the shares of the pixels that they take. All shares are of those pixels that are not ignored."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The class shares of two domains. Shares are of all pixels, as means over images."""
+    """The class shares of two domains, as means over images. Those of ``source``, ``target`` and ``ignored`` are of all pixels."""
 
     source: dict[str, float]
     target: dict[str, float]
@@ -72,7 +72,9 @@ def compare(source: ClassShares, target: ClassShares, classes: Classes, seed: in
         total_variation_with_ignored=total_variation(p, q),
         by_chance=float(chance.mean()),
         by_chance_95=float(np.quantile(chance, 0.95)),
-        flips=_flips(names, p, q, heights_apart(source.bands, target.bands), np.quantile(np.abs(difference), 0.95, axis=0)),
+        flips=_flips(
+            names, kept_p.mean(0), kept_q.mean(0), heights_apart(source.bands, target.bands), np.quantile(np.abs(difference), 0.95, axis=0)
+        ),
     )
 
 
@@ -134,12 +136,12 @@ def transport(surplus: Floats, deficit: Floats, cost: Floats, softness: float = 
 
 
 def _flips(names: list[str], p: Floats, q: Floats, cost: Floats, noise: Floats) -> list[Flip]:
-    """``p``, ``q``: shares with those of ignored pixels last; ``noise``: of each class, the difference that chance makes."""
-    change = (p - q)[:-1]
+    """``p``, ``q``: shares of the pixels that are not ignored; ``noise``: of each class, the difference that chance makes."""
+    change = p - q
     surplus, deficit = change.clip(0), (-change).clip(0)
     if not surplus.any() or not deficit.any():
         return []
-    plan = transport(surplus, deficit * surplus.sum() / deficit.sum(), cost)  # what is ignored in one domain only evens them out
+    plan = transport(surplus, deficit * surplus.sum() / deficit.sum(), cost)  # both of one sum, but for rounding
     flips = []
     for i in np.argsort(-surplus, kind="stable").tolist():
         if surplus[i] < max(SMALLEST, noise[i]):

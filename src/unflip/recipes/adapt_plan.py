@@ -90,6 +90,8 @@ def arms(sets: Sets, colors: Path, shots: Sequence[int], self_training: bool) ->
     for name in sets.translated:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise UserError(f"--translated {name}={sets.translated[name]}: another name is needed, of letters, digits, _ and -")
+        if name.lower() == CEILING:
+            raise UserError(f"--translated {name}=...: that is what training on real labels is called; give the translations another name")
     found = [Arm(SOURCE, source, sets.labels)] if source is not None else []
     if source is not None and target is not None:
         found.append(Arm(COLOR, colors, sets.labels))

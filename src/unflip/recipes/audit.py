@@ -23,7 +23,7 @@ from unflip.evaluation.advice import advice, times, verdict
 from unflip.evaluation.audit import Audit, Copies, Files, describe, looks_apart, shared
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.shares import SPLITS, Comparison, compare
-from unflip.files import disk_errors, undone_on_failure, write_json
+from unflip.files import disk_errors, refuse_unwritable, undone_on_failure, write_json
 from unflip.progress import Bar
 from unflip.report.audit import Shown, audit_page
 from unflip.report.page import write as write_page
@@ -133,6 +133,7 @@ def _check(
         with disk_errors(out):
             if out.exists() and not (out / JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
                 raise UserError(f"--out {out} is not empty and holds no audit; choose another folder")
+        refuse_unwritable(out)
 
 
 def _inventory(side: str, where: Path, paths: list[Path], progress: bool) -> Inventory:
@@ -227,7 +228,8 @@ def _share_lines(shares: Comparison, read: dict[str, str]) -> Iterator[str]:
     yield f"         total variation {shares.total_variation:.3f}{ignored}; random splits of the same images: {chance}"
     for flip in shares.flips:
         into = ", ".join(f"{name} ({_percent(part)})" for name, part in flip.into.items())
-        yield f"flips    {flip.name} ({_percent(flip.source)} -> {_percent(flip.target)}) is likely to be turned into {into}"
+        of = " of what is not ignored" if shares.ignored else ""
+        yield f"flips    {flip.name} ({_percent(flip.source)} -> {_percent(flip.target)}{of}) is likely to be turned into {into}"
 
 
 def _percent(share: float) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unflip.data.labels import read_classes
 from unflip.errors import UserError
 from unflip.files import disk_errors
 from unflip.segmenterfolder import WEIGHTS, read_segmenter
@@ -25,8 +27,8 @@ def is_fresh(out: Path, file: str, arguments: Mapping[str, Any], what: str) -> b
         before = json.loads((out / file).read_text(encoding="utf-8"))["arguments"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"--out {out} is not empty, and holds no {what} to go on with; choose another folder") from None
-    for name in dict.fromkeys([*arguments, *before]):
-        if before.get(name) != arguments.get(name):
+    for name in before:  # what it does not tell, an older version began it without
+        if before[name] != arguments.get(name):
             changed = f"{name.replace('_', ' ')}: {_text(before.get(name))} there and {_text(arguments.get(name))} here"
             raise UserError(f"--out {out} was begun with other arguments ({changed}); give the same ones, or choose another folder")
     return False
@@ -41,6 +43,11 @@ def absolute(path: Any) -> str | None:
 def digest(segmenter: str | Path) -> str | None:
     """Of a segmenter's weights: another one in the same folder is another. None for one on the hub."""
     return read_segmenter(Path(segmenter))[1].files.get(WEIGHTS) if Path(segmenter).exists() else None
+
+
+def classes_digest(classes: str | Path | None) -> str | None:
+    """Of what a ``classes.json`` says: with other classes in the same file, numbers cannot stand beside those that are there."""
+    return None if classes is None else hashlib.sha256(read_classes(Path(classes)).model_dump_json().encode()).hexdigest()[:12]
 
 
 def _text(value: Any) -> str:

@@ -18,9 +18,9 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import train_apart
-from unflip.recipes.begun import absolute, digest, is_fresh
+from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
 from unflip.recipes.compare_page import compare_page
-from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, given, trainings
+from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, given, trainings, translations
 from unflip.recipes.compare_table import EVALUATION, UNTRANSLATED, Row, Trial, markdown, methods_csv, runs_csv
 from unflip.recipes.evaluate import evaluate, made
 from unflip.report.page import write as write_page
@@ -119,6 +119,7 @@ def compare(
         "segmenter": absolute(segmenter),
         "segmenter_weights": digest(segmenter),
         "classes": absolute(classes and str(classes)),  # or a known set's name
+        "classes_content": classes_digest(classes),
         "features": features,
         "real_images": absolute(real_images),
         "real_labels": absolute(real_labels),
@@ -161,6 +162,8 @@ def _write(out: Path, rows: list[Row], test_source: Path, test_labels: Path, cla
         warnings.append("checkpoints were chosen on the test images themselves, which flatters every method")
     notes, cost = _notes(trials), _notes_on_cost(trials)
     table = markdown(rows, [*notes, *cost, *(f"Mind: {line}" for line in warnings), *(f"Failed: {line}" for line in failed)])
+    for name, text in {"table.md": table, "table.csv": methods_csv(rows), "runs.csv": runs_csv(rows)}.items():
+        write_bytes(out / name, text.encode())
     page = compare_page(
         rows,
         out,
@@ -172,8 +175,6 @@ def _write(out: Path, rows: list[Row], test_source: Path, test_labels: Path, cla
         classes=classes,
         made=[(name.replace("_", " "), str(value)) for name, value in facts.items() if value],
     )
-    for name, text in {"table.md": table, "table.csv": methods_csv(rows), "runs.csv": runs_csv(rows)}.items():
-        write_bytes(out / name, text.encode())
     write_page(page, out / "report.html")
     return Comparison(out, rows, table, failed)
 
@@ -211,7 +212,7 @@ def _run(job: Job, test_source: Path, judge: Callable[..., Any], device: str, pr
     outcome = translate_folder(load(job.run, device=device), test_source, translated, annotations="none", progress=progress)
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} test images cannot be translated: {outcome.failed[0]}")
-    _evaluate_once(job.folder, partial(judge, translated, source=test_source))
+    _evaluate_once(job.folder, partial(judge, translations(job.folder, test_source), source=test_source))
 
 
 def _is_evaluated(folder: Path) -> bool:

@@ -8,8 +8,9 @@ from statistics import fmean
 
 from unflip.data.images import read_rgb
 from unflip.data.labels import Classes
+from unflip.recipes.compare_plan import translations
 from unflip.recipes.compare_table import COST, EVALUATION, UNTRANSLATED, Column, Row, Trial, best, columns
-from unflip.recipes.shown import shown
+from unflip.recipes.shown import by_name, shown
 from unflip.report.blocks import Block, Cell, Color, Columns, Folded, Made, Notes, Section, Table, Verdict
 from unflip.report.charts import Bar, Bars, Matrix
 from unflip.report.links import Links
@@ -108,12 +109,10 @@ def _table(rows: Sequence[Row], wanted: Callable[[Column], bool]) -> Table:
 
 def _pictures(methods: Sequence[Row], sources: Path, labels: Path, classes: Classes) -> list[Pictures]:
     """Evenly spaced test images: source, label, and the translation of each method."""
-    rows = []
+    rows, made = [], {row.method: by_name(translations(row.done[0].folder, sources)) for row in methods if row.done}
     for file, source, label in shown(sources, labels, classes):
         pictures = [Picture("source", source), Picture("label", label)]
-        for row in methods:
-            if row.done:
-                pictures.append(Picture(row.method, read_rgb(row.done[0].folder / "translated" / file)))
+        pictures += [Picture(method, read_rgb(images[file.with_suffix("")])) for method, images in made.items()]
         rows.append(Pictures(file.as_posix(), pictures))
     return rows
 

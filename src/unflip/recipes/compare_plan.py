@@ -10,6 +10,7 @@ from typing import Any
 
 from unflip.config import unknown
 from unflip.data.folders import find_images, same_folder, survey
+from unflip.data.formats import is_shard
 from unflip.errors import UserError
 from unflip.losses import TERMS
 from unflip.methods import METHODS
@@ -43,6 +44,12 @@ class Job:
     def identity(self) -> str:
         """Of a run that is taken: its name, place and weights."""
         return f"{self.method}={self.run.absolute()} {read_config(find(self.run)).files.get(WEIGHTS)}"
+
+
+def translations(folder: Path, test_source: Path) -> Path:
+    """Where the translations of a job in ``folder`` are, under their sources' names: those of a single shard are in one of its name."""
+    translated = folder / "translated"
+    return translated / test_source.name if is_shard(test_source.name) else translated
 
 
 def trainings(out: Path, methods: Sequence[str], seeds: int, settings: Sequence[str], **fields: Any) -> list[Job]:

@@ -32,7 +32,7 @@ from unflip.evaluation.pictures import colored, doubted, flips
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import realism, small_sample
 from unflip.evaluation.temporal import need_opencv, temporal
-from unflip.files import disk_errors, undone_on_failure, write_json
+from unflip.files import disk_errors, refuse_unwritable, undone_on_failure, write_json
 from unflip.inference.folders import MANIFEST
 from unflip.inference.trust import trust_map
 from unflip.progress import Bar
@@ -125,6 +125,7 @@ def evaluate(
     with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out} is not empty; choose another folder")
+    refuse_unwritable(out)
     for name in require:
         if name not in AT_LEAST + AT_MOST:
             raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))

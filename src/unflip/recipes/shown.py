@@ -15,6 +15,12 @@ from unflip.evaluation.pictures import colored
 SHOWN = 6
 
 
+def by_name(images: Path) -> dict[Path, Path]:
+    """The images of a folder by their names in it, less the endings, in which translations can differ from their sources."""
+    paths = find_images(images)
+    return {name.with_suffix(""): path for name, path in zip(relative_names(paths, images), paths, strict=True)}
+
+
 def shown(images: Path, labels: Path, classes: Classes) -> Iterator[tuple[Path, Array, Array]]:
     """Evenly spaced images: the name below the folder, the image, and its label in the colors of the classes, ``(H, W, 3)`` uint8 each."""
     paths = find_images(images)

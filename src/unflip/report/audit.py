@@ -85,7 +85,7 @@ def _flips(shares: Mapping[str, Any], colors: Mapping[str, Color]) -> Section:
         )
     note = (
         "A discriminator sees too much of a class in the source, and the generator can please it by drawing another. Into which is an "
-        "estimate: one of which the target has more, rather one that stands at like heights in the image."
+        "estimate: one of which the target has more, rather one that stands at like heights in the image. Of the pixels not ignored."
     )
     return Section("What is likely to flip", [Table(["class", "in the source", "in the target", "likely to be turned into"], rows)], note)
 
