@@ -10,6 +10,7 @@ from typing import Any
 from streets import MIXES, SOURCE
 
 from unflip.data import streets
+from unflip.data.unmatched import LISTS
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,14 @@ class Variant:
     matched: bool = False
     """Whether its target is the study's ``matched`` one."""
 
-    def target(self, study: Study) -> Path:
-        """What it is trained towards, and validated by."""
-        return study.matched if self.matched and study.matched is not None else study.target
+    balanced: bool = False
+    """Whether it is trained on images of both domains that ``unflip audit --balance`` chooses, by what the judge reads in the target."""
+
+    def ends(self, study: Study, lists: Path) -> tuple[Path, Path]:
+        """Source and target that it is trained on; ``lists``: where those of chosen images are."""
+        if self.balanced:
+            return lists / LISTS[0], lists / LISTS[1]
+        return study.source, study.matched if self.matched and study.matched is not None else study.target
 
     def fits(self, study: Study) -> bool:
         """Whether the study has what it needs."""
@@ -178,6 +184,8 @@ VARIANTS = {
     "cut_nce1": Variant("cut", ("nce.weight=1", "identity_nce.weight=0")),
     "cut_discriminator": Variant("cut", ("discriminator.layers=3", "discriminator.width=64")),
     "cut_matched": Variant("cut", matched=True),
+    "cut_balanced": Variant("cut", balanced=True),
+    "srunit_balanced": Variant("srunit", balanced=True),
     "cut_labels": Variant("cut", labels=True),
     "srunit_labels": Variant("srunit", labels=True),
     "cut_nce10_labels": Variant("cut", NCE10, labels=True),

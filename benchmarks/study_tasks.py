@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unflip.files import sha256, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import read_memory, train_apart
+from unflip.recipes.audit import audit
 from unflip.recipes.compare_table import training_time
 from unflip.recipes.evaluate import evaluate
 from unflip.recipes.segmenter import segmenter, summary
@@ -151,8 +152,12 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
 
     def do() -> None:
         run, translated = folder / "run", folder / "translated"
-        chosen = VARIANTS[variant]
-        train_apart(configured(study, place, chosen, seed), run)
+        chosen, balance = VARIANTS[variant], None
+        if chosen.balanced:
+            ends = (study.source, study.target)
+            reading = {"source_labels": study.source_labels, "classes": study.classes, "segmenter": place.judge(study)}
+            balance = audit(*ends, **reading, balance=folder / "lists", device=scale.device, progress=False).balance
+        train_apart(configured(study, place, chosen, seed, folder / "lists"), run)
         model = load(run, device=scale.device)
         whole(translate_folder(model, study.test_source, translated, annotations="none"))
         found = judged(study, place, translated, folder)
@@ -168,6 +173,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
             "settings": settings(study, scale, chosen),
             "labels": chosen.labels,
             "matched": chosen.matched,
+            "balance": balance and {**asdict(balance), "where": "lists"},
             "budget": scale.budget,
             "images_seen": seen,
             "seconds": seconds,
@@ -186,9 +192,9 @@ def settings(study: Study, scale: Scale, variant: Variant) -> list[str]:
     return [f"data.resize={scale.resize}", *scale.settings, *variant.settings, *validated]
 
 
-def configured(study: Study, place: Place, variant: Variant, seed: int) -> RunConfig:
+def configured(study: Study, place: Place, variant: Variant, seed: int, lists: Path) -> RunConfig:
     """A training, as ``unflip train`` would configure it."""
-    scale, target = place.scale, variant.target(study)
+    scale, (source, target) = place.scale, variant.ends(study, lists)
     more: dict[str, Any] = {}
     if variant.labels:
         more |= {"source_labels": study.source_labels, "classes": study.classes}
@@ -197,7 +203,7 @@ def configured(study: Study, place: Place, variant: Variant, seed: int) -> RunCo
         more |= {**val, "segmenter": place.judge(study)}
     return configure(
         variant.method,
-        source=study.source,
+        source=source,
         target=target,
         size=scale.size,
         budget=scale.budget,

@@ -139,10 +139,11 @@ def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted:
     for name, variant in plan.VARIANTS.items():
         for scale in plan.SCALES.values():
             here = dataclasses.replace(place, scale=dataclasses.replace(scale, device="cpu"))
-            config = scripts["study_tasks"].configured(wanted_study(scripts, place), here, variant, 0)
+            config = scripts["study_tasks"].configured(wanted_study(scripts, place), here, variant, 0, place.out / "scenes/train")
             assert config.method == variant.method and ("semantic" in config.terms) == variant.labels, name
-            towards = "matched" if variant.matched else "target"
+            towards = "target.txt" if variant.balanced else "matched" if variant.matched else "target"
             assert config.data.target.name == towards and config.data.val_target.name == towards, name
+            assert config.data.source.name == ("source.txt" if variant.balanced else "source"), name
 
 
 def test_a_study_has_the_variants_that_fit(scripts: dict[str, ModuleType], place: Any) -> None:

@@ -20,6 +20,9 @@ def audit(
     segmenter: Annotated[
         str | None, typer.Option(metavar="M", help="Reads the classes of a domain without labels: a segmenter's folder or a hub id.")
     ] = None,
+    balance: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Choose images whose mixtures match: DIR/source.txt and DIR/target.txt, to train on.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write: audit.json and report.html.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -34,6 +37,7 @@ def audit(
         target_labels=target_labels,
         classes=classes,
         segmenter=segmenter,
+        balance=balance,
         out=out,
         device=device,
         command=context.obj,

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from unflip.errors import MissingExtra, UserError
 from unflip.files import make_folder, write_bytes
 
+LISTS = ("source.txt", "target.txt")
+"""What :func:`write_lists` writes."""
+
 
 def split_by_shares(fitted: NDArray[np.float64], *others: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     """Whether each image falls to the source: ``(n,)`` for ``fitted``, and for each of the ``others``.
@@ -39,7 +42,7 @@ def split_by_shares(fitted: NDArray[np.float64], *others: NDArray[np.float64]) -
 def write_lists(folder: Path, source: Iterable[Path], target: Iterable[Path]) -> tuple[Path, Path]:
     """Write ``source.txt`` and ``target.txt``, which every verb takes in place of a folder of images; the paths of both."""
     make_folder(folder)
-    lists = folder / "source.txt", folder / "target.txt"
+    lists = folder / LISTS[0], folder / LISTS[1]
     for file, images in zip(lists, (source, target), strict=True):
         # ./ so that no name reads as a comment
         lines = [f"./{Path(os.path.relpath(image, folder)).as_posix()}\n" for image in images]

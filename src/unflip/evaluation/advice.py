@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unflip.evaluation.audit import CROP, Copies, Files, Looks
+from unflip.evaluation.audit import CROP, Audit, Copies, Files, Looks
 from unflip.evaluation.shares import Comparison
 
 MATCHED, STRONG = 0.10, 0.20
@@ -38,6 +38,15 @@ def verdict(shares: Comparison | None, looks: Looks | None) -> tuple[str, str]:
 def times(looks: Looks) -> str:
     """The distance of the looks, in words."""
     return f"{looks.times:,.3g} times as far apart as two halves of the target" if looks.times is not None else "of unknown distance"
+
+
+def balance_line(audit: Audit) -> str:
+    """What choosing images has done."""
+    found, shares = audit.balance, audit.shares
+    assert found is not None and shares is not None
+    counts = f"{found.source} of {audit.source.images} source and {found.target} of {audit.target.images} target images"
+    moved = f"total variation {shares.total_variation:.3f} -> {found.total_variation:.3f}"
+    return f"{counts}: {moved}; train with --source {found.where}/source.txt --target {found.where}/target.txt"
 
 
 def advice(level: str, source: Files, target: Files, both: Copies, read: dict[str, str]) -> list[str]:

@@ -83,6 +83,19 @@ class Looks:
 
 
 @dataclass(frozen=True)
+class Balance:
+    """Lists of images that were chosen so that their mixtures match."""
+
+    where: str
+    """The folder of the lists."""
+    source: int
+    """Images that were chosen."""
+    target: int
+    total_variation: float
+    """Between their class shares."""
+
+
+@dataclass(frozen=True)
 class Audit:
     """All that is known of two domains."""
 
@@ -99,6 +112,8 @@ class Audit:
     verdict: str
     reason: str
     advice: list[str]
+    balance: Balance | None = None
+    """None: not asked for."""
 
 
 def describe(where: Path, found: Inventory) -> Files:

@@ -17,10 +17,12 @@ from unflip.data.folders import find_images, same_folder
 from unflip.data.inventory import Inventory, take_inventory
 from unflip.data.labels import Classes, match_labels, read_classes, survey_labels
 from unflip.data.shares import ClassShares, Floats, count, gather, label_shares
+from unflip.data.unmatched import LISTS, write_lists
 from unflip.devices import choose_device
 from unflip.errors import UserError
-from unflip.evaluation.advice import advice, times, verdict
-from unflip.evaluation.audit import Audit, Copies, Files, describe, looks_apart, shared
+from unflip.evaluation.advice import advice, balance_line, times, verdict
+from unflip.evaluation.audit import Audit, Balance, Copies, Files, describe, looks_apart, shared
+from unflip.evaluation.balance import choose
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.shares import SPLITS, Comparison, compare
 from unflip.files import disk_errors, refuse_unwritable, undone_on_failure, write_json
@@ -44,6 +46,7 @@ def audit(
     target_labels: str | Path | None = None,
     classes: str | Path | None = None,
     segmenter: str | Path | None = None,
+    balance: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -52,17 +55,18 @@ def audit(
     """Look at two domains before training; with ``out``, write audit.json and report.html there.
 
     What the images show is taken from label maps, of ``classes``, or read by a ``segmenter`` (what ``load_segmenter`` takes) where a domain
-    has none; without both it is not compared. Files that cannot be used are listed in the result, and the rest is looked at. ``command``:
-    what the report says it was made by.
+    has none; without both it is not compared. Files that cannot be used are listed in the result, and the rest is looked at. ``balance``: a
+    folder for ``source.txt`` and ``target.txt``, lists of images that are chosen so that the mixtures match
+    (:func:`unflip.evaluation.balance.choose`), to train on. ``command``: what the report says it was made by.
 
     Raises:
         UserError: what is asked for does not fit together, a folder is missing, no image can be used, label maps do not fit, or ``out``
-            holds something else.
+            or ``balance`` holds something else.
     """
     where = dict(zip(SIDES, map(Path, (source, target)), strict=True))
     labels = dict(zip(SIDES, map(_path, (source_labels, target_labels)), strict=True))
-    classes, out = map(_path, (classes, out))
-    _check(where, labels, classes, segmenter, out)
+    classes, out, balance = map(_path, (classes, out, balance))
+    _check(where, labels, classes, segmenter, out, balance)
     chosen = choose_device(device)
     known, reader = read_classes(classes) if classes else None, None
     if segmenter:
@@ -78,14 +82,15 @@ def audit(
     both = shared(found["source"], found["target"])
     colors = {side: np.stack([seen.colors for seen in found[side].seen]).astype(np.float64) for side in SIDES}
     looks = looks_apart(colors["source"], colors["target"])
-    shares, read = None, {}
+    shares, read, balanced = None, {}, None
     if known:
         apart = {side: _shares(side, found[side], maps.get(side), known, reader, progress) for side in SIDES}
         shares = compare(apart["source"], apart["target"], known)
         read = {side: f"label maps, {labels[side]}" if labels[side] else f"segmenter, {segmenter}" for side in SIDES}
+        balanced = _balance(balance, found, apart) if balance is not None else None
     level, reason = verdict(shares, looks)
     todo = advice(level, files["source"], files["target"], both, read)
-    result = Audit(files["source"], files["target"], both, looks, shares, read, level, reason, todo)
+    result = Audit(files["source"], files["target"], both, looks, shares, read, level, reason, todo, balanced)
     if out is not None:
         _write(result, found, known, out, command)
     return result
@@ -106,7 +111,8 @@ def text(result: Audit) -> list[str]:
         lines.append(f"looks    {times(result.looks)} (Fréchet distance of color statistics, {result.looks.images} images each)")
     if result.shares is not None:
         lines += _share_lines(result.shares, result.read)
-    return [*lines, f"verdict  {result.verdict}: {result.reason}", *(f"advice   {line}" for line in result.advice)]
+    lines += [f"verdict  {result.verdict}: {result.reason}", *(f"advice   {line}" for line in result.advice)]
+    return [*lines, *([f"balance  {balance_line(result)}"] if result.balance else [])]
 
 
 def _path(given: str | Path | None) -> Path | None:
@@ -114,7 +120,12 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 def _check(
-    where: dict[str, Path], labels: dict[str, Path | None], classes: Path | None, segmenter: str | Path | None, out: Path | None
+    where: dict[str, Path],
+    labels: dict[str, Path | None],
+    classes: Path | None,
+    segmenter: str | Path | None,
+    out: Path | None,
+    balance: Path | None,
 ) -> None:
     """Refuse a call that cannot be meant, before anything is read."""
     if same_folder(where["source"], where["target"]):
@@ -134,6 +145,13 @@ def _check(
             if out.exists() and not (out / JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
                 raise UserError(f"--out {out} is not empty and holds no audit; choose another folder")
         refuse_unwritable(out)
+    if balance is not None:
+        if segmenter is None and len(given) < 2:
+            raise UserError(f"--balance {balance} needs to know what the images show; give labels of both with --classes, or a --segmenter")
+        with disk_errors(balance):
+            if balance.exists() and (not balance.is_dir() or {path.name for path in balance.iterdir()} - set(LISTS)):
+                raise UserError(f"--balance {balance} holds other files than {' and '.join(LISTS)}; choose another folder")
+        refuse_unwritable(balance)
 
 
 def _inventory(side: str, where: Path, paths: list[Path], progress: bool) -> Inventory:
@@ -161,6 +179,13 @@ def _shares(
                 bar.show(done)
 
         return gather(read(reader))
+
+
+def _balance(folder: Path, found: dict[str, Inventory], shares: dict[str, ClassShares]) -> Balance:
+    chosen = choose(shares["source"], shares["target"])
+    lists = [[seen.entry.path for seen, taken in zip(found[side].seen, getattr(chosen, side), strict=True) if taken] for side in SIDES]
+    write_lists(folder, *lists)
+    return Balance(str(folder), len(lists[0]), len(lists[1]), chosen.total_variation)
 
 
 def _write(result: Audit, found: dict[str, Inventory], classes: Classes | None, out: Path, command: str) -> None:

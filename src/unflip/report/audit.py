@@ -59,6 +59,11 @@ def _summary(audit: Mapping[str, Any]) -> Facts:
         chance = f"random splits: {number(shares['by_chance'])}, 95 % of them below {number(shares['by_chance_95'])}"
         about = "between the class shares: 0 for equal mixtures, 1 for those that share no class"
         facts.append(Fact("Total variation", number(shares["total_variation"]), chance, about, TONES[audit["verdict"]]))
+    if audit["balance"] is not None:
+        counts = f"{audit['balance']['source']:,} source and {audit['balance']['target']:,} target images"
+        facts.append(
+            Fact("After choosing", number(audit["balance"]["total_variation"]), counts, "total variation of the images in the lists")
+        )
     if looks is not None and looks["times"] is not None:
         about = "Fréchet distance of color statistics, as a multiple of that of two halves of the target"
         facts.append(Fact("Looks apart", f"{number(looks['times'])} ×", f"{looks['images']:,} images each", about))
