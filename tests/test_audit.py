@@ -28,9 +28,11 @@ from unflip.data.inventory import Inventory, Kind, colors, take_inventory
 from unflip.data.labels import Classes
 from unflip.data.shares import BANDS, ClassShares, gather
 from unflip.errors import UserError
+from unflip.evaluation import balance as balance_module
 from unflip.evaluation import shares as shares_module
 from unflip.evaluation.advice import MATCHED, STRONG, advice, verdict
 from unflip.evaluation.audit import Copies, Files, Looks, describe, looks_apart, shared
+from unflip.evaluation.balance import GOAL, choose
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.shares import SPLITS, compare, heights_apart, known, random_differences, total_variation, transport
 from unflip.networks.segmenter import SegmenterConfig
@@ -397,6 +399,104 @@ def test_small_surpluses_are_not_spoken_of(monkeypatch: pytest.MonkeyPatch) -> N
     assert [flip.name for flip in compare(source, target, CLASSES).flips] == ["building"]
 
 
+# --- choosing images
+
+
+def mixtures(n: int, seed: int, low: float, high: float, ignored: float = 0.0) -> ClassShares:
+    """Images of three classes, of which the first covers from ``low`` to ``high``."""
+    rng = np.random.default_rng(seed)
+    first, rest = rng.uniform(low, high, n), rng.uniform(0.3, 0.7, n)
+    images = np.stack([first, (1 - first) * rest, (1 - first) * (1 - rest)], 1) * (1 - ignored)
+    return ClassShares(np.concatenate([images, np.full((n, 1), ignored)], 1), np.zeros((BANDS, 4)))
+
+
+def means(shares: ClassShares, chosen: np.ndarray) -> np.ndarray:
+    kept = shares.images[chosen, :-1]
+    return (kept / kept.sum(1, keepdims=True)).mean(0)
+
+
+def test_images_are_chosen_until_the_mixtures_match() -> None:
+    source, target = mixtures(60, 0, 0.1, 0.8), mixtures(50, 1, 0.3, 1.0, ignored=0.2)
+    whole = total_variation(means(source, np.ones(60, bool)), means(target, np.ones(50, bool)))
+    found = choose(source, target)
+    assert whole > 0.15 and found.total_variation <= GOAL
+    assert found.total_variation == pytest.approx(total_variation(means(source, found.source), means(target, found.target)))
+    assert 30 < found.source.sum() < 60 and 25 < found.target.sum() < 50
+    again = choose(source, target)
+    assert np.array_equal(again.source, found.source) and np.array_equal(again.target, found.target)
+    # of those left out, the source showed too little of the first class, and the target too much
+    assert source.images[~found.source, 0].mean() < source.images[found.source, 0].mean()
+    assert target.images[~found.target, 0].mean() > target.images[found.target, 0].mean()
+
+
+def test_every_step_leaves_out_the_image_that_is_most_in_the_way() -> None:
+    source, target = mixtures(7, 3, 0.0, 0.6), mixtures(5, 4, 0.4, 1.0)
+
+    def apart(s: list[int], t: list[int]) -> float:
+        return float(((source.images[s].mean(0) - target.images[t].mean(0)) ** 2).sum())
+
+    s, t = list(range(7)), list(range(5))
+    path = []
+    while len(s) > 2 or len(t) > 2:
+        now = apart(s, t)
+        options = [((now - apart([j for j in s if j != i], t)) * len(s), "source", i) for i in s if len(s) > 2]
+        options += [((now - apart(s, [j for j in t if j != i])) * len(t), "target", i) for i in t if len(t) > 2]
+        gain, side, i = max(options)
+        if gain <= 0:
+            break
+        (s if side == "source" else t).remove(i)
+        path.append((sorted(s), sorted(t)))
+    assert len(path) > 3
+    for s, t in path:
+        distance = total_variation(source.images[s].mean(0), target.images[t].mean(0))
+        found = choose(source, target, goal=distance + 1e-12, least=0.25)
+        first = next(
+            k for k, (a, b) in enumerate(path) if total_variation(source.images[a].mean(0), target.images[b].mean(0)) <= distance + 1e-12
+        )
+        assert (np.flatnonzero(found.source).tolist(), np.flatnonzero(found.target).tolist()) == path[first]
+
+
+def test_domains_that_match_lose_nothing_and_those_that_cannot_keep_a_quarter() -> None:
+    same = choose(mixtures(40, 0, 0.2, 0.6), mixtures(30, 1, 0.2, 0.6))
+    assert same.source.all() and same.target.all()
+    apart = choose(mixtures(40, 0, 0.0, 0.2), mixtures(30, 1, 0.8, 1.0))
+    assert (apart.source.sum(), apart.target.sum()) == (10, 8) and apart.total_variation > 0.5
+    empty = mixtures(6, 2, 0.2, 0.6)
+    empty.images[2] = [0, 0, 0, 1]
+    found = choose(empty, mixtures(6, 3, 0.2, 0.6))
+    assert not found.source[2] and found.source.sum() >= 2
+    one = choose(mixtures(1, 0, 0.0, 0.1), mixtures(1, 1, 0.9, 1.0))
+    assert one.source.all() and one.target.all()
+
+
+def test_large_domains_are_balanced_by_several_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = mixtures(900, 0, 0.1, 0.8), mixtures(700, 1, 0.3, 1.0)
+    slow = choose(source, target)
+    monkeypatch.setattr(balance_module, "STEPS", 50)
+    fast = choose(source, target)
+    assert fast.total_variation <= GOAL
+    assert abs(int(fast.source.sum()) - int(slow.source.sum())) < 45 and abs(int(fast.target.sum()) - int(slow.target.sum())) < 45
+
+
+def test_lists_of_chosen_images_match_by_their_own_audit(world: Path) -> None:
+    before = audit(**given(world))
+    found = audit(**given(world, balance=world / "lists", out=world / "audit"))
+    assert before.balance is None and before.shares is not None and found.balance is not None
+    assert found.shares == before.shares and found.verdict == before.verdict
+    lists = {side: world / f"lists/{side}.txt" for side in ("source", "target")}
+    again = audit(**given(world, **lists))
+    assert again.shares is not None
+    assert (again.source.images, again.target.images) == (found.balance.source, found.balance.target)
+    assert again.shares.total_variation == pytest.approx(found.balance.total_variation)
+    assert again.shares.total_variation < before.shares.total_variation
+    (line,) = (line for line in text(found) if line.startswith("balance"))
+    assert f"{found.balance.source} of 12 source and {found.balance.target} of 10 target images" in line
+    assert f"--source {lists['source']} --target {lists['target']}" in line
+    assert json.loads((world / "audit/audit.json").read_text())["balance"]["source"] == found.balance.source
+    assert "After choosing" in (world / "audit/report.html").read_text()
+    audit(**given(world, balance=world / "lists", source_labels=None, segmenter=segmenter(world)))  # its own lists are written again
+
+
 # --- verdict and advice
 
 
@@ -616,6 +716,10 @@ def test_the_verb_prints_and_its_exit_code_tells_of_bad_files(world: Path, capsy
         ({"device": "tpu"}, "unknown device"),
         ({"out": "source"}, "is not empty and holds no audit"),
         ({"out": "classes.json"}, "is not empty and holds no audit"),
+        ({"balance": "source"}, "holds other files than source.txt and target.txt"),
+        ({"balance": "classes.json"}, "holds other files than"),
+        ({"balance": "classes.json/lists"}, "a part of that path is a file"),
+        ({"balance": "lists", "source_labels": None, "target_labels": None, "classes": None}, "needs to know what the images show"),
     ],
 )
 def test_wrong_calls_are_one_line(change: dict[str, Any], says: str, world: Path) -> None:

@@ -44,6 +44,7 @@ VERBS: dict[str, list[str]] = {
         "--target-labels",
         "--classes",
         "--segmenter",
+        "--balance",
         "--out",
         "--device",
     ],
