@@ -63,6 +63,10 @@ class Batch(NamedTuple):
     """From the loader, a line for every file that could not be read and for which another stands in, and for every start of its workers."""
 
 
+def _as_is(image: Tensor) -> Tensor:
+    return image
+
+
 @dataclass(frozen=True)
 class Step:
     """What the generators produced in one view of one step; never a discriminator's output, which changes within the step.
@@ -88,7 +92,7 @@ class Step:
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. All images here are 0 where theirs does not."""
     features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    finish: Callable[[Tensor], Tensor] = lambda image: image
+    finish: Callable[[Tensor], Tensor] = field(default_factory=lambda: _as_is)
     """What becomes of an image that the generator makes of ``features["source"]`` before anything reads it, as of the translation: 0 where
     that source holds nothing, and bands that repeat each other made alike."""
 
