@@ -482,6 +482,22 @@ def test_ranges_are_percentiles_of_what_is_valid(tmp_path: Path) -> None:
         find_bands(entries, GivenBands(count=3), "target")
 
 
+def test_signed_bytes_are_no_unsigned_ones(tmp_path: Path) -> None:
+    image = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack")
+    (entry,) = survey([tmp_path / "a.tif"])
+    assert entry.kind.depth == "float32"
+    found = read(tmp_path / "a.tif", bands=Bands(count=1, depth="float32", ranges=((-128, 127),), masked=True))
+    assert np.array_equal(found.pixels[..., 0], image)
+
+
+def test_the_rarer_kind_is_named(tmp_path: Path) -> None:
+    """8-bit gray among color is none of its own."""
+    odd = folder(tmp_path, a_tif=noise(8, 8, 3, dtype="uint8"), b_tif=noise(8, 8, 1, dtype="uint8"), c_tif=noise(8, 8, 1))
+    with pytest.raises(UserError, match=r"a\.tif is uint8 with 3 bands and .*c\.tif is uint16 with 1 band;"):
+        find_bands(odd, GivenBands(), "source")
+
+
 def test_what_cannot_be_brought_together_is_named(tmp_path: Path) -> None:
     entries = folder(tmp_path, a_tif=noise(8, 8, 4), b_tif=noise(8, 8, 3))
     with pytest.raises(UserError, match=r"not of one kind: .*a\.tif is uint16 with 4 bands and .*b\.tif is uint16 with 3 bands"):

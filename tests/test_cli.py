@@ -354,7 +354,7 @@ TRAIN = {
     "truncated image": ("--source truncated --set data.bad=stop", "truncated/1.png", "1 of 3"),
     "fake image": ("--target fake --set data.bad=stop", "fake/2.png"),
     "images of several kinds": ("--target several", "not of one kind", "several/deep.png is uint16 with 1 band"),
-    "image smaller than the crop": ("--source one_small", "one_small/narrow.png", "90x31", "--size 31"),
+    "image smaller than the crop": ("--source one_small", "one_small/narrow.png", "90x31", "use --set data.resize=short:"),
     "all images smaller than the crop": ("--size 64", "smaller than the 64x64 crop", "36x36"),
     "source is target": ("--target source", "same folder"),
     "source is target by a link": ("--target link", "same folder"),

@@ -151,11 +151,11 @@ def test_a_requirement_decides_the_exit_code(world: Path, tmp_path: Path, cli: C
     call = ("evaluate", "--translated", world / "swapped", "--labels", world / "labels", "--segmenter", "colors")
     kept = cli(*call, "--out", tmp_path / "a", "--require", "flip_rate=0.9", "--require", "pixel_accuracy=0.1")
     assert kept.code == 0 and not kept.stderr.count("not reached")
-    missed = cli(*call, "--out", tmp_path / "b", "--require", "flip_rate=0.01", "--require", "mean_iou=0.99", "--require", "frechet=3")
+    missed = cli(*call, "--out", tmp_path / "b", "--require", "flip_rate=0.01", "--require", "mean_iou=0.99", "--require", "rmse=3")
     assert missed.code == 1
     lines = [line for line in missed.stderr.splitlines() if line.startswith("not reached")]
     assert len(lines) == 3 and "flip_rate is" in lines[0] and "at most 0.01" in lines[0] and "at least 0.99" in lines[1]
-    assert "frechet is not known" in lines[2]
+    assert "rmse is not known" in lines[2]
     assert (tmp_path / "b/report.html").is_file(), "what was measured is written all the same"
 
 
@@ -177,6 +177,8 @@ def test_without_real_images_that_is_said(world: Path, tmp_path: Path, monkeypat
         ({"real-images": "target"}, "give both, --real-images DIR and --real-labels DIR"),
         ({"require": "mean_uoi=0.5"}, "did you mean mean_iou?"),
         ({"require": "mean_iou=high"}, "expected METRIC=VALUE"),
+        ({"require": "frechet=3"}, "--require frechet: that is measured against target images; give --target DIR"),
+        ({"out": "labels/000000.png/out"}, "a part of that path is a file"),
         ({"features": "resnet", "target": "target"}, "resnet"),
         ({"classes": "nowhere.json"}, "cannot read the classes"),
         ({"out": "labels"}, "is not empty"),

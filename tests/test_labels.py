@@ -294,6 +294,19 @@ def test_images_without_a_label_map(tmp_path: Path) -> None:
     )
 
 
+def test_two_images_for_one_label_map(tmp_path: Path) -> None:
+    images = [tmp_path / "images" / name for name in ("a.png", "a.jpg", "b.png")]
+    for path in images:
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    for name in ("a", "b"):
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / f"labels/{name}.png")
+    refused(lambda: match_labels(images, tmp_path / "images", tmp_path / "labels"), "two images for one label map", *images[:2])
+    twice = [images[0], images[2], images[0]]  # as a list may name them
+    assert [path.name for path in match_labels(twice, tmp_path / "images", tmp_path / "labels")] == ["a.png", "b.png", "a.png"]
+
+
 def test_two_label_maps_for_one_image(tmp_path: Path) -> None:
     images = put(tmp_path / "images", "a/1.png")
     labels = put(tmp_path / "labels", "a/1.png", "a/1.tif")

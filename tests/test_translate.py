@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import unflip
-from helpers import lively, make_model, rng
+from helpers import lively, make_model, refused, rng
 from unflip import modelfolder
 from unflip.data.formats import FORMATS
 from unflip.errors import UserError
@@ -91,7 +91,8 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def manifest(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    """Its lines, but those that a call begins with."""
+    return [line for text in (out / MANIFEST).read_text().splitlines() if (line := json.loads(text))["status"] != "begun"]
 
 
 def quietly(translator: Translator, source: Path, out: Path) -> Outcome:
@@ -394,7 +395,7 @@ def test_a_folder_keeps_names_sizes_and_endings(translator: Translator, folder: 
     assert sorted(line["file"] for line in lines) == sorted(expected)
     digest = sha256(translator.folder / "model.safetensors")
     for line in lines:
-        assert set(line) == {"file", "source", "model", "by", "status", "size", "seconds"}
+        assert set(line) == {"file", "source", "stamp", "model", "by", "status", "size", "seconds"}
         assert line["status"] == "done" and line["model"] == f"{digest}:forward" and line["seconds"] >= 0
         assert Path(line["source"]) == folder / line["file"]
         with Image.open(folder / line["file"]) as source:
@@ -479,6 +480,45 @@ def test_what_is_done_is_not_done_again(translator: Translator, done: tuple[Path
     assert rewritten(out) == {"2.png"}
     assert all(tree(out)[name] == content[name] for name in content if name != MANIFEST) and tree(out).keys() == content.keys()
     assert [line["file"] for line in manifest(out)] == ["0.png", "1.png", "2.png", "3.png", "2.png"]
+
+
+def test_images_that_changed_are_translated_again(translator: Translator, done: tuple[Path, Path]) -> None:
+    source, out = done
+    content = tree(out)
+    save(source / "1.png", picture(seed=9))
+    age(out)
+    assert quietly(translator, source, out) == Outcome(done=1, skipped=3)
+    assert rewritten(out) == {"1.png"} and (out / "1.png").read_bytes() != content["1.png"]
+    assert quietly(translator, source, out) == Outcome(done=0, skipped=4)
+    lines = (out / MANIFEST).read_text().splitlines()
+    (out / MANIFEST).write_text("".join(json.dumps({k: v for k, v in json.loads(line).items() if k != "stamp"}) + "\n" for line in lines))
+    save(source / "2.png", picture(seed=9))
+    assert quietly(translator, source, out) == Outcome(done=0, skipped=4), "older manifests do not tell"
+
+
+def test_what_others_put_there_is_not_written_over(translator: Translator, tmp_path: Path) -> None:
+    """Neither in an empty folder nor beside translations; what a killed call left, of the same images, is."""
+    photos = tmp_path / "project/photos"
+    for i, name in enumerate(("cat", "dog")):
+        save(photos / f"{name}.png", picture(seed=i))
+    own = save(tmp_path / "project/dog.png", picture(seed=5)).read_bytes()
+    refused(lambda: quietly(translator, photos / "dog.png", tmp_path / "project"), "holds another dog.png, which unflip did not write")
+    assert quietly(translator, photos / "cat.png", tmp_path / "project").done == 1
+    refused(lambda: quietly(translator, photos / "dog.png", tmp_path / "project"), "holds another dog.png, which unflip did not write")
+    assert (tmp_path / "project/dog.png").read_bytes() == own
+
+    quietly(translator, photos, tmp_path / "out")
+    lines = (tmp_path / "out" / MANIFEST).read_text().splitlines(keepends=True)
+    (tmp_path / "out" / MANIFEST).write_text("".join(lines[:-1]))
+    assert quietly(translator, photos, tmp_path / "out") == Outcome(done=1, skipped=1)
+
+
+def test_long_names_are_kept(translator: Translator, tmp_path: Path) -> None:
+    names = ["x" * 251 + ".png", "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 83 + ".png"]
+    for name in names:
+        save(tmp_path / "in" / name, picture())
+    assert quietly(translator, tmp_path / "in", tmp_path / "out").done == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, MANIFEST}
 
 
 def test_new_images_are_added(translator: Translator, done: tuple[Path, Path]) -> None:
@@ -739,7 +779,8 @@ def rewrite(model: Path, **changes: Any) -> None:
         ("null", r"config\.json: "),
         ("{}", r"config\.json: generator: is missing"),
         ({"format": 2}, r"config\.json: format: .*given 2"),
-        ({"kind": "segmenter"}, r"config\.json: kind: "),
+        ({"kind": "segmenter"}, "holds a segmenter, and a translator is needed"),
+        ({"kind": 4}, r"config\.json: kind: "),
         ({"surprise": 1}, r"config\.json: unknown key 'surprise'"),
         ({"generator": {"kind": "vit"}}, r"config\.json: .*unknown generator kind 'vit'"),
         ({"generator": {"kind": "resnet", "width": 0}}, r"config\.json: generator\.width"),

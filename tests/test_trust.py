@@ -229,6 +229,7 @@ def test_every_translation_gets_a_map(model: Path, images: Path, tmp_path: Path)
     assert maps == tmp_path / "out_trust"
     assert sorted(path.relative_to(maps).as_posix() for path in maps.rglob("*.*")) == ["2.png", "3.png", "a/1.png"]
     lines = {line["file"]: line for line in map(json.loads, (out / "manifest.jsonl").read_text().splitlines())}
+    assert lines.pop("")["status"] == "begun"
     for name in ("a/1.png", "2.png"):  # stored without loss
         expected = trust.trust_map(*(np.asarray(Image.open(folder / name).convert("RGB")) for folder in (images, out)))
         with Image.open(maps / name) as stored:

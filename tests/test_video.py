@@ -125,7 +125,8 @@ def length(path: Path) -> float:
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    found = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    return [line for line in found if line["status"] != "begun"]
 
 
 def names(folder: Path) -> list[str]:

@@ -23,6 +23,9 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 
+NAME = 200
+"""Bytes of a file's name that its temporary one begins with; file systems allow 255 in all."""
+
 
 class Busy(UserError):
     """Another process is at work there."""
@@ -38,8 +41,8 @@ def disk_errors(where: Path, what: str = "write") -> Iterator[None]:
         errno.EIO: "the disk reports an error; choose another one",
         errno.EISDIR: "a folder of that name is in the way; choose another one",
         errno.EROFS: "the file system is read-only; choose another folder",
-        errno.EACCES: "no permission to write there; choose another folder",
-        errno.EPERM: "no permission to write there; choose another folder",
+        errno.EACCES: f"no permission to {what} there; choose another folder",
+        errno.EPERM: f"no permission to {what} there; choose another folder",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.ENOENT: "its folder cannot be made; choose another folder",
         errno.ENOTDIR: "a part of that path is a file; choose another folder",
@@ -119,7 +122,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextmanager
 def written(path: Path) -> Iterator[BinaryIO]:
     """The same for what comes in pieces: the file is there when the block has ended, and not if that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name.encode("utf-8", "surrogateescape")[:NAME].decode("utf-8", "ignore")  # with the rest, it must be a name, too
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
@@ -139,7 +143,10 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which takes the place of ``folder`` when all of it is on the disk, and vanishes if anything fails."""
-    temporary, replaced = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    # a container's volume, or a folder in another's, stays where it is, and takes its files one by one
+    stays = folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK))
+    beside = folder / "new" if stays else folder
+    temporary, replaced = beside.with_name(f".{beside.name}.tmp"), beside.with_name(f".{beside.name}.old")
     with disk_errors(folder):
         if replaced.exists() and not folder.exists():  # killed between the two renames below
             os.replace(replaced, folder)
@@ -151,10 +158,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             for path in temporary.rglob("*"):
                 sync(path)
             sync(temporary)
-            if folder.exists():
-                os.replace(folder, replaced)
-            os.replace(temporary, folder)
-            sync(folder.parent)
+            if stays:
+                for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):  # last, as it makes it whole
+                    os.replace(path, folder / path.name)
+            else:
+                if folder.exists():
+                    os.replace(folder, replaced)
+                os.replace(temporary, folder)
+            sync(folder if stays else folder.parent)
         finally:
             if replaced.exists() and not folder.exists():
                 os.replace(replaced, folder)

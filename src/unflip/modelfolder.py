@@ -145,7 +145,11 @@ def read_config(folder: Path) -> ModelConfig:
     """A model folder's config.json."""
     path = folder / "config.json"
     try:
-        return ModelConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.get("kind", "translator") if isinstance(values, dict) else "translator"
+        if isinstance(kind, str) and kind != "translator":
+            raise UserError(f"{folder} holds a {kind[:40]}, and a translator is needed; give the folder of a run or of its model")
+        return ModelConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{path}: {problem(error)}") from None
     except (ValueError, RecursionError):

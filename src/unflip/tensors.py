@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from unflip.errors import UserError
-from unflip.files import sha256, write_bytes
+from unflip.files import disk_errors, sha256, write_bytes
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -19,10 +19,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file, whose SHA-256 must be ``digest`` where one is given."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; the folder is not complete")
-    if digest is not None and sha256(path) != digest:
-        raise UserError(f"{path} is damaged: its SHA-256 is not the recorded one")
+    with disk_errors(path, "read"):
+        if not path.is_file():
+            raise UserError(f"{path} is missing; the folder is not complete")
+        if digest is not None and sha256(path) != digest:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the recorded one")
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -12,6 +13,7 @@ import typer
 
 from unflip.cli import adapt, audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
+from unflip.streams import outlive_the_terminal
 from unflip.torchrun import processes
 
 app = typer.Typer(
@@ -62,6 +64,7 @@ def entry() -> int:
 
     One of several that failed ends at once: what Python and its libraries do at exit waits for the GPUs of the others, and they for it.
     """
+    outlive_the_terminal()
     try:
         code = run()
     except BaseException:
@@ -99,6 +102,9 @@ def run(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:  # all other files tell their own errors
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or Python would try again at its end
+            return _fail("what was to be printed cannot be written: the disk is full", 1)
         code = getattr(error, "exit_code", None)  # what Typer raises for wrong options, and what a verb raises to end with a code
         if code is None:
             raise

@@ -70,6 +70,11 @@ def match_labels(images: Sequence[Path], image_root: Path, label_root: Path, cla
             raise UserError(f"two label maps for one image, {other} and {path}; remove one of them")
     ways = _ways(classes)
     wanted = [[label for way in ways if (label := way.label_of(name))] for name in keys(images, image_root)]
+    images_of: dict[Path, Path] = {}
+    for key, path in zip(keys(images, image_root), images, strict=True):
+        other = images_of.setdefault(key, path)
+        if other != path:
+            raise UserError(f"two images for one label map, {other} and {path}; rename or remove one of them")
     matched = [next((labels[key] for key in candidates if key in labels), None) for candidates in wanted]
     missing = [i for i, match in enumerate(matched) if match is None]
     if missing:

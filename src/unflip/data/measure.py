@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,11 +54,17 @@ def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
 
 
 def _alike(entries: Sequence[Entry], given: GivenBands, side: str) -> Kind:
+    def kind_of(entry: Entry) -> tuple[str, int]:
+        """8-bit gray goes with 8-bit color."""
+        depth, count = entry.kind[:2]
+        return depth, 3 if (depth, count) == ("uint8", 1) else count
+
+    kinds = Counter(map(kind_of, entries)).most_common()
+    if len(kinds) > 1:
+        first, other = (next(entry for entry in entries if kind_of(entry) == kind) for kind in (kinds[0][0], kinds[-1][0]))
+        what = f"{first.path} is {first.kind} and {other.path} is {other.kind}"
+        raise UserError(f"{side} images are not of one kind: {what}; convert them, or name folders of one kind")
     first = entries[0]
-    for entry in entries:
-        if entry.kind[:2] != first.kind[:2]:
-            what = f"{first.path} is {first.kind} and {entry.path} is {entry.kind}"
-            raise UserError(f"{side} images are not of one kind: {what}; convert them, or name folders of one kind")
     if given.count is not None and given.count != first.kind.bands:
         raise UserError(f"{side} images are {first.kind}, and data.{side}_bands.count asks for {given.count}; leave it out")
     return first.kind

@@ -292,6 +292,9 @@ def _refuse_small(images: Images, size: Size) -> None:
     if small:
         (width, height), path = images.sizes[small[0]], images.paths[small[0]]
         what = f"{len(small)} of {len(images)} images are smaller than the {size} crop"
-        smallest = min(min(images.sizes[index]) for index in small)
-        remedy = f"use --size {smallest} or less, or --set data.resize={f'short:{size.width}' if size.width == size.height else size}"
+        smallest = min(min(images.sizes[index]) for index in small) // 4 * 4
+        fits = f"use --size {smallest} or less, or " if smallest >= 32 else ""
+        resized = f"--set data.resize={f'short:{size.width}' if size.width == size.height else size}"
+        few = ", or remove them" if len(small) <= len(images) // 10 else ""
+        remedy = f"{fits}{resized if fits else f'use {resized}'}{few}"
         raise UserError(f"{what}, such as {path} ({width}x{height}); {remedy}")

@@ -79,7 +79,7 @@ class Tiff:
         """Whether colors are stored times alpha."""
         self.count = samples - self.alpha
         everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
-        self.pillow = self.dtype.itemsize == 1 and len(self.pages) == 1 and everyday.get(self.count, False)
+        self.pillow = self.depth == "uint8" and len(self.pages) == 1 and everyday.get(self.count, False)
         """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
         if not self.pillow:
             refuse_codec(page)

@@ -136,7 +136,10 @@ def translate_folder(
     if not place.remote:
         make_folder(Path(place.where))
 
-    todo = [job._replace(translated=job.name in there and job.name in manifest.done) for job in jobs]
+    def is_done(job: Job) -> bool:
+        return job.name in there and job.name in manifest.done and not manifest.changed(job.name, job.source)
+
+    todo = [job._replace(translated=is_done(job)) for job in jobs]
     todo = [job for job in todo if not job.translated or (maps is not None and map_name(job.name) not in mapped)]
     left = {job.name for job in todo}
     outcome = Outcome(skipped=sum(manifest.images[job.name] for job in jobs if job.name not in left), labels=data.labels, left=data.left)
@@ -163,6 +166,8 @@ def translate_folder(
         bar.show(len(jobs) - len(left))
 
     with disk_errors(Path(place.where)), manifest:
+        if todo:
+            manifest.begin(identity(str(source)))
         with bar, translator.telling(lambda step, steps: bar.show(len(jobs) - len(left), f"step {step:,} of {steps:,}", step / steps)):
             how(translator, todo, place, maps, note)
         for each in copies:
@@ -197,7 +202,7 @@ def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], th
             raise UserError(f"--out {out} is where the source images are; choose another folder")
         if manifest.done.get(job.name, given) != given:
             raise UserError(f"--out {out} holds translations of other images, such as {job.name}; choose another folder")
-        if not manifest.exists and job.name in there:
+        if job.name in there and manifest.foreign(job.name, identity(str(source))):
             raise UserError(f"--out {out} holds another {job.name}, which unflip did not write; choose another folder")
 
 
@@ -211,7 +216,7 @@ def _refuse_maps(maps: Place, mapped: set[str], source: Path | str, jobs: Sequen
         other = taken.setdefault(PurePosixPath(name).with_suffix("").as_posix(), job.name)
         if other != job.name:
             raise UserError(f"{other} and {job.name} would have one trust map; rename one of them, or leave out --trust")
-        if not manifest.exists and name in mapped:
+        if name in mapped and manifest.foreign(job.name, identity(str(source))):
             raise UserError(f"{maps} holds another {name}, which unflip did not write; choose another --out")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -58,6 +59,15 @@ def find_jobs(where: Path | str) -> list[Job]:
 def identity(source: str) -> str:
     """One name for a file, however it was reached."""
     return source if is_remote(source) else str(local(source).resolve())
+
+
+def stamp(source: str) -> tuple[int, int] | None:
+    """The size of a file in bytes, and when it was changed, in nanoseconds; None where there is no such file here."""
+    try:
+        found = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def map_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from unflip.data.places import Place
 from unflip.errors import UserError
-from unflip.inference.jobs import Line
+from unflip.inference.jobs import Line, stamp
 from unflip.inference.translator import Translator
 
 MANIFEST = "manifest.jsonl"
@@ -37,6 +37,9 @@ class Manifest:
         self.by: Line = {"model": self.model, "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
         self.done: dict[str, str] = {}
         """The names of what is done, and of what source."""
+        self.begun: set[str] = set()
+        """What was translated into it, call by call: an image of these may be there before its line is."""
+        self._stamps: dict[str, int] = {}
         self.images: dict[str, int] = {}
         """How many there are in each shard that is done."""
         self.copied: dict[str, str] = {}
@@ -71,6 +74,21 @@ class Manifest:
             finally:
                 self.path.unlink()
 
+    def begin(self, source: str) -> None:
+        """Write that ``source`` is being translated, once."""
+        if source not in self.begun:
+            self.begun.add(source)
+            self.add({"file": "", "source": source, "status": "begun"})
+
+    def foreign(self, name: str, source: str) -> bool:
+        """Whether a file of that name, which is there, is none of unflip's: not by this manifest, nor begun by a call on ``source``."""
+        return name not in self.done and source not in self.begun and (not self.exists or bool(self.begun))  # older ones do not tell
+
+    def changed(self, name: str, source: str) -> bool:
+        """Whether the ``source`` of what is done has been changed since, where that can be told."""
+        known = self._stamps.get(name)
+        return known is not None and (found := stamp(source)) is not None and hash(found) != known
+
     def add(self, line: Line) -> None:
         """Write a line, and what the model is."""
         self._keep_size(line)
@@ -89,11 +107,15 @@ class Manifest:
             line = json.loads(text)
             if line["model"] != self.model:
                 raise UserError(f"--out {self.out} holds translations by another model, direction or depth; choose another folder")
-            if line["status"] == "done":
+            if line["status"] == "begun":
+                self.begun.add(line["source"])
+            elif line["status"] == "done":
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)
                 self.copied.pop(line["file"], None)  # the last word counts: --labels may have been given to only one of two calls
                 self._keep_size(line)
+                if "stamp" in line:
+                    self._stamps[line["file"]] = hash(tuple(line["stamp"]))
             elif line["status"] in ("copied", "linked"):
                 self.copied[line["file"]] = line["sha256"]
                 self.done.pop(line["file"], None)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from unflip.data.places import is_remote, local
 from unflip.errors import UserError, one_line
-from unflip.files import write_bytes, write_json
+from unflip.files import disk_errors, write_bytes, write_json
 
 ROWS = 500
 """Of a shard that is written. What is done is known by the shard: so many images at most are done again after an interrupt."""
@@ -32,7 +32,8 @@ def is_dataset(source: Path | str) -> bool:
     if is_remote(source):
         return ADDRESS.fullmatch(str(source)) is not None
     folder = local(source)
-    return (folder / "dataset_dict.json").is_file() or all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    with disk_errors(folder, "read"):
+        return (folder / "dataset_dict.json").is_file() or all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
 
 
 def loaded(datasets: ModuleType, source: Path | str, column: str | None) -> list[Split]:

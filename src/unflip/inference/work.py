@@ -14,7 +14,7 @@ from unflip.data.places import Place
 from unflip.data.save import encode
 from unflip.errors import UserError
 from unflip.inference.flow import Stages, flow
-from unflip.inference.jobs import Job, Line, Note, identity, map_name
+from unflip.inference.jobs import Job, Line, Note, identity, map_name, stamp
 from unflip.inference.translator import Translator
 from unflip.inference.trust import trust_map, trust_png
 from unflip.inference.windows import Large, Unreadable, large, translate_large
@@ -72,7 +72,10 @@ def trusted(translator: Translator, image: Decoded, translation: Pixels) -> tupl
 def line(name: str, source: str, found: Line | UserError) -> Line:
     """What the manifest says of a file."""
     head: Line = {"file": name, "source": source}
-    return head | ({"status": "failed", "error": str(found)} if isinstance(found, UserError) else {"status": "done", **found})
+    if isinstance(found, UserError):
+        return head | {"status": "failed", "error": str(found)}
+    of = stamp(source)
+    return head | {"status": "done", **found} | ({"stamp": list(of)} if of else {})
 
 
 def note_shard(note: Note, name: str, source: str, lines: Sequence[Line]) -> None:

@@ -21,6 +21,7 @@ from unflip.files import write_json
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, validate
 from unflip.signals import EXIT_CODES, Stop
+from unflip.streams import outlive_the_terminal
 
 MEMORY = "memory.json"
 """In a run's folder: the most memory that its training took."""
@@ -78,6 +79,7 @@ def train_apart(config: RunConfig, run: Path, *, progress: bool = True) -> None:
 
 def main() -> int:
     """The other process: one line of JSON in, an error's line out."""
+    outlive_the_terminal()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what others print is for people to read
     request = json.loads(sys.stdin.readline())

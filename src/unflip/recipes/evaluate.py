@@ -129,6 +129,8 @@ def evaluate(
     for name in require:
         if name not in AT_LEAST + AT_MOST:
             raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))
+    if target is None and (asked := [name for name in require if name in ("frechet", "kid", "lpips")]):
+        raise UserError(f"--require {asked[0]}: that is measured against target images; give --target DIR")
     if (real_images is None) != (real_labels is None):
         raise UserError("real images come with their labels; give both, --real-images DIR and --real-labels DIR")
     if labels is None and source is None:

@@ -25,7 +25,7 @@ from unflip.evaluation.lesson import Lesson, SelfTraining
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.segmenter import class_weights, read_all
 from unflip.evaluation.segmenter import train as training_loop
-from unflip.files import undone_on_failure
+from unflip.files import refuse_unwritable, undone_on_failure
 from unflip.networks.pretrained import PretrainedSegmenter, TransformersConfig, find_pretrained
 from unflip.networks.segmenter import Segmenter, SegmenterConfig
 from unflip.progress import Bar
@@ -95,6 +95,7 @@ def segmenter(
     images, labels, out = Path(images), Path(labels), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; choose another folder")
+    refuse_unwritable(out)
     known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)

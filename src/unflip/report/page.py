@@ -26,5 +26,6 @@ def write(page: Page, path: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("unflip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    write_bytes(path, environment.get_template("page.html.j2").render(page=page).encode())
+    html = environment.get_template("page.html.j2").render(page=page)
+    write_bytes(path, html.encode("utf-8", "backslashreplace"))  # some files have names that are no text
     return path
