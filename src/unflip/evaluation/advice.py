@@ -15,6 +15,12 @@ By CamVid: its own training and test photos are 0.08 apart, training and validat
 ENOUGH = 2 * CROP
 """A median shorter side from which on a crop shows so little of an image that a resize is worth a thought."""
 
+STRONG_PULL = (
+    "--method fastcut, or srunit or semst with --set nce.weight=10 --set identity_nce.weight=0, which hold on to the source firmly"
+)
+FROM_LABELS = "--method srunit, which flipped least from label maps"
+"""What was measured: docs/results/streets_study.md and docs/results/camvid_unmatched.md."""
+
 SCALES = 1.5
 """The ratio of two domains' median shorter sides from which on things are probably not of one size in their crops."""
 
@@ -104,14 +110,10 @@ def _about_methods(level: str, source: Files) -> list[str]:
     labels = f"with labels of the source, add --source-labels DIR --classes FILE{judge}: the term semantic knows what things are"
     if level == "matched":
         return ["any method will do: --method cut is the plainest one, --method srunit the safer one"]
-    if level == "mildly mismatched":
-        return ["--method srunit or --method semst, which are made for domains that differ in what they show", labels]
-    if level == "strongly mismatched":
-        return [
-            "expect flips from cut and cyclegan: use --method srunit or --method semst, and look at what they flip before you trust them",
-            labels,
-            "choosing target images whose mixture is more like the source's helps every method",
-        ]
-    return [
-        "as long as the mixtures are unknown: --method srunit or --method semst, which are made for domains that differ in what they show"
-    ]
+    method = FROM_LABELS if source.drawn else STRONG_PULL
+    if level == "unknown":
+        return [f"as long as the mixtures are unknown: {method}"]
+    balance = (
+        "--balance DIR chooses images of both domains whose mixtures match: where there is nothing to flip for, every method flips less"
+    )
+    return [balance, f"expect flips: {method}, and look at what flips before you trust it", labels]
