@@ -489,6 +489,7 @@ def test_lists_of_chosen_images_match_by_their_own_audit(world: Path) -> None:
     assert (again.source.images, again.target.images) == (found.balance.source, found.balance.target)
     assert again.shares.total_variation == pytest.approx(found.balance.total_variation)
     assert again.shares.total_variation < before.shares.total_variation
+    assert any("--balance DIR" in line for line in before.advice) and not any("--balance" in line for line in found.advice)
     (line,) = (line for line in text(found) if line.startswith("balance"))
     assert f"{found.balance.source} of 12 source and {found.balance.target} of 10 target images" in line
     assert f"--source {lists['source']} --target {lists['target']}" in line
@@ -550,9 +551,13 @@ def advised(level: str = "matched", both: Copies = NONE, read: dict[str, str] | 
         ({"short": (600, 600)}, "(600 and 300 px on the shorter side): --set data.resize=short:300"),
         ({"ratios": (1.0, 1.7)}, "source images are of mixed shapes (width / height from 1.00 to 1.70)"),
         ({"kinds": {"of few flat colors, as label maps are": 100}, "read": {"source": "segmenter, M"}}, "give --source-labels"),
-        ({"level": "mildly mismatched"}, "--method fastcut, or srunit or semst with --set nce.weight=10"),
+        ({"level": "mildly mismatched"}, "--method fastcut, or srunit with --set nce.weight=10"),
         ({"level": "mildly mismatched"}, "--balance DIR chooses"),
-        ({"level": "strongly mismatched"}, "expect flips from cut and cyclegan"),
+        ({"level": "strongly mismatched"}, "expect flips: --method fastcut"),
+        (
+            {"level": "strongly mismatched", "kinds": {"of few flat colors, as label maps are": 100}},
+            "expect flips: --method srunit, which flipped least from label maps",
+        ),
         ({"level": "unknown"}, "as long as the mixtures are unknown"),
     ],
 )

@@ -493,7 +493,8 @@ def test_signed_bytes_are_no_unsigned_ones(tmp_path: Path) -> None:
 
 def test_the_rarer_kind_is_named(tmp_path: Path) -> None:
     """8-bit gray among color is none of its own."""
-    odd = folder(tmp_path, a_tif=noise(8, 8, 3, dtype="uint8"), b_tif=noise(8, 8, 1, dtype="uint8"), c_tif=noise(8, 8, 1))
+    color, deep = noise(8, 8, 3, dtype="uint8"), noise(8, 8, 1)
+    odd = folder(tmp_path, a_tif=color, b_tif=noise(8, 8, 1, dtype="uint8"), c_tif=deep, d_tif=deep, e_tif=color)
     with pytest.raises(UserError, match=r"a\.tif is uint8 with 3 bands and .*c\.tif is uint16 with 1 band;"):
         find_bands(odd, GivenBands(), "source")
 

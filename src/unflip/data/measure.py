@@ -56,8 +56,8 @@ def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
 def _alike(entries: Sequence[Entry], given: GivenBands, side: str) -> Kind:
     def kind_of(entry: Entry) -> tuple[str, int]:
         """8-bit gray goes with 8-bit color."""
-        depth, count = entry.kind[:2]
-        return depth, 3 if (depth, count) == ("uint8", 1) else count
+        kind = entry.kind
+        return kind.depth, 3 if (kind.depth, kind.bands) == ("uint8", 1) else kind.bands
 
     kinds = Counter(map(kind_of, entries)).most_common()
     if len(kinds) > 1:

@@ -15,9 +15,7 @@ By CamVid: its own training and test photos are 0.08 apart, training and validat
 ENOUGH = 2 * CROP
 """A median shorter side from which on a crop shows so little of an image that a resize is worth a thought."""
 
-STRONG_PULL = (
-    "--method fastcut, or srunit or semst with --set nce.weight=10 --set identity_nce.weight=0, which hold on to the source firmly"
-)
+STRONG_PULL = "--method fastcut, or srunit with --set nce.weight=10 --set identity_nce.weight=0, which hold on to the source"
 FROM_LABELS = "--method srunit, which flipped least from label maps"
 """What was measured: docs/results/streets_study.md and docs/results/camvid_unmatched.md."""
 
@@ -55,8 +53,8 @@ def balance_line(audit: Audit) -> str:
     return f"{counts}: {moved}; train with --source {found.where}/source.txt --target {found.where}/target.txt"
 
 
-def advice(level: str, source: Files, target: Files, both: Copies, read: dict[str, str]) -> list[str]:
-    """What to do before training, the files first, and which methods to take."""
+def advice(level: str, source: Files, target: Files, both: Copies, read: dict[str, str], balanced: bool = False) -> list[str]:
+    """What to do before training, the files first, and which methods to take; ``balanced``: images have been chosen already."""
     lines = [*_about_files("source", source), *_about_files("target", target)]
     if both.exact:
         what = f"{both.exact} source images are in the target, too, such as {both.exact_examples[0][0]}"
@@ -64,7 +62,7 @@ def advice(level: str, source: Files, target: Files, both: Copies, read: dict[st
     lines += _about_sizes(source, target)
     if read.get("source", "").startswith("segmenter") and source.drawn:
         lines.append("the source is made of flat colors, which a segmenter of photos cannot read: give --source-labels and --classes")
-    return lines + _about_methods(level, source)
+    return lines + _about_methods(level, source, balanced)
 
 
 def _about_files(side: str, files: Files) -> list[str]:
@@ -105,7 +103,7 @@ def _about_sizes(source: Files, target: Files) -> list[str]:
     return lines
 
 
-def _about_methods(level: str, source: Files) -> list[str]:
+def _about_methods(level: str, source: Files, balanced: bool) -> list[str]:
     judge = " and, as the source is made of label maps, --set semantic.segmenter=DIR" if source.drawn else ""
     labels = f"with labels of the source, add --source-labels DIR --classes FILE{judge}: the term semantic knows what things are"
     if level == "matched":
@@ -113,7 +111,6 @@ def _about_methods(level: str, source: Files) -> list[str]:
     method = FROM_LABELS if source.drawn else STRONG_PULL
     if level == "unknown":
         return [f"as long as the mixtures are unknown: {method}"]
-    balance = (
-        "--balance DIR chooses images of both domains whose mixtures match: where there is nothing to flip for, every method flips less"
-    )
-    return [balance, f"expect flips: {method}, and look at what flips before you trust it", labels]
+    balance = "--balance DIR chooses images of both domains whose mixtures match, so that there is less to flip for"
+    told = [] if balanced else [balance]
+    return [*told, f"expect flips: {method}, and look at what flips before you trust it", labels]

@@ -89,7 +89,7 @@ def audit(
         read = {side: f"label maps, {labels[side]}" if labels[side] else f"segmenter, {segmenter}" for side in SIDES}
         balanced = _balance(balance, found, apart) if balance is not None else None
     level, reason = verdict(shares, looks)
-    todo = advice(level, files["source"], files["target"], both, read)
+    todo = advice(level, files["source"], files["target"], both, read, balanced is not None)
     result = Audit(files["source"], files["target"], both, looks, shares, read, level, reason, todo, balanced)
     if out is not None:
         _write(result, found, known, out, command)
