@@ -1,6 +1,7 @@
 """A picture of made streets as the study's methods translated them: scenes of the test set, a row each.
 
     python benchmarks/study_draw.py --out DIR --file docs/images/study_streets.png [--scale cpu] [--rows 6]
+        [--methods cut,srunit,...]
 
 DIR is that of benchmarks/study.py. Columns: the render, a photo of the same scene, which no method has seen, and the translation of every
 method's first run that is there. Of the real images there are no such pictures here: they are not ours to publish;
@@ -29,11 +30,12 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--rows", type=int, default=6)
+    parser.add_argument("--methods", default=",".join(VARIANTS))
     asked = parser.parse_args()
     out, scale = asked.out / asked.scale, SCALES[asked.scale]
     study = studies(Path("DATA"), out, scale)["streets"]
     made, (width, height) = study.made["test/source"], scale.scene
-    there = [name for name in VARIANTS if (out / study.name / name / "seed0/translated").is_dir()]
+    there = [name for name in asked.methods.split(",") if (out / study.name / name / "seed0/translated").is_dir()]
     if not there:
         sys.exit(f"no translations of made streets below {out}; run benchmarks/study.py first")
     paths = find_images(study.test_source)
