@@ -551,9 +551,9 @@ def advised(level: str = "matched", both: Copies = NONE, read: dict[str, str] | 
         ({"short": (600, 600)}, "(600 and 300 px on the shorter side): --set data.resize=short:300"),
         ({"ratios": (1.0, 1.7)}, "source images are of mixed shapes (width / height from 1.00 to 1.70)"),
         ({"kinds": {"of few flat colors, as label maps are": 100}, "read": {"source": "segmenter, M"}}, "give --source-labels"),
-        ({"level": "mildly mismatched"}, "--method fastcut, or srunit with --set nce.weight=10"),
+        ({"level": "mildly mismatched"}, "compare --method srunit with --method fastcut"),
         ({"level": "mildly mismatched"}, "--balance DIR chooses"),
-        ({"level": "strongly mismatched"}, "expect flips: --method fastcut"),
+        ({"level": "strongly mismatched"}, "expect flips: compare --method srunit with --method fastcut"),
         (
             {"level": "strongly mismatched", "kinds": {"of few flat colors, as label maps are": 100}},
             "expect flips: --method srunit, which flipped least from label maps",

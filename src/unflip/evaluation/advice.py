@@ -15,9 +15,9 @@ By CamVid: its own training and test photos are 0.08 apart, training and validat
 ENOUGH = 2 * CROP
 """A median shorter side from which on a crop shows so little of an image that a resize is worth a thought."""
 
-STRONG_PULL = "--method fastcut, or srunit with --set nce.weight=10 --set identity_nce.weight=0, which hold on to the source"
+STRONG_PULL = "compare --method srunit with --method fastcut, whose pull to the source flips least where it still translates enough"
 FROM_LABELS = "--method srunit, which flipped least from label maps"
-"""What was measured: docs/results/streets_study.md and docs/results/camvid_unmatched.md."""
+"""What was measured: docs/results/streets_study.md, carla_camvid.md and camvid_unmatched.md."""
 
 SCALES = 1.5
 """The ratio of two domains' median shorter sides from which on things are probably not of one size in their crops."""
