@@ -248,9 +248,7 @@ def test_memory_is_measured() -> None:
 
 
 def test_small_images_are_refused_up_front(make: Callable[..., Pairs]) -> None:
-    with pytest.raises(
-        UserError, match=r"5 of 5 .* 22x22 crop, such as .*source.000\.png \(24x20\); use --size 20 or less, or --set data.resize=short:22"
-    ):
+    with pytest.raises(UserError, match=r"5 of 5 .* 22x22 crop, such as .*source.000\.png \(24x20\); use --set data.resize=short:22$"):
         make(size=22)
     with pytest.raises(UserError, match=r"3 of 3 .*target"):
         make(size=20)
@@ -258,6 +256,27 @@ def test_small_images_are_refused_up_front(make: Callable[..., Pairs]) -> None:
     assert make(size=22, resize="short:22")[0][0].shape == (3, 22, 22)
     with pytest.raises(UserError, match="16x16"):
         make(resize="15x99")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "remedy"),
+    [
+        ([(64, 50)] * 20, "use --size 48 or less, or --set data.resize=short:64"),
+        ([(64, 64)] * 19 + [(1, 1)], "use --set data.resize=short:64, or remove them"),
+        ([(64, 64)] * 19 + [(64, 40)], "use --size 40 or less, or --set data.resize=short:64, or remove them"),
+    ],
+)
+def test_what_helps_against_small_images_can_be_done(sizes: list[tuple[int, int]], remedy: str) -> None:
+    class Few:
+        paths = [Path(f"{k}.png") for k in range(20)]
+
+        def __len__(self) -> int:
+            return 20
+
+    few = Few()
+    few.sizes = sizes  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"; {re.escape(remedy)}$"):
+        module._refuse_small(few, Size(64, 64))  # type: ignore[arg-type]
 
 
 def test_mixed_sizes_in_one_domain(images_folder: Folder) -> None:
