@@ -136,7 +136,6 @@ class Variant:
     """Whether it learns from the source's labels, too, by the term ``semantic`` with a segmenter that is trained along."""
     matched: bool = False
     """Whether its target is the study's ``matched`` one."""
-
     balanced: bool = False
     """Whether it is trained on images of both domains that ``unflip audit --balance`` chooses, by what the judge reads in the target."""
 

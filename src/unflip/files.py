@@ -58,7 +58,7 @@ def disk_errors(where: Path, what: str = "write") -> Iterator[None]:
 @contextmanager
 def undone_on_failure(folder: Path) -> Iterator[None]:
     """Make ``folder``, which is not there or empty; where the block fails, it and its parents are as they were before."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = _nearest(folder)
     make_folder(folder)
     try:
         yield
@@ -68,21 +68,30 @@ def undone_on_failure(folder: Path) -> Iterator[None]:
         if there == folder:
             for child in folder.iterdir():
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
-        else:
-            shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
+        _unmake(folder, there)
         raise
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or that of its parents which is there."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _unmake(folder: Path, there: Path) -> None:
+    """Take away ``folder`` and those of its parents that were made for it, below ``there``, which was there before."""
+    if there != folder:
+        shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
 
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise ``UserError`` where ``folder`` cannot be made or written to: before long work for it. It is left as it was."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = _nearest(folder)
     make_folder(folder)
     try:
         with disk_errors(folder), tempfile.TemporaryFile(dir=folder):
             pass
     finally:
-        if there != folder:
-            shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
+        _unmake(folder, there)
 
 
 @contextmanager

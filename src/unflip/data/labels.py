@@ -68,10 +68,10 @@ def match_labels(images: Sequence[Path], image_root: Path, label_root: Path, cla
         other = labels.setdefault(key, path)
         if other is not path:
             raise UserError(f"two label maps for one image, {other} and {path}; remove one of them")
-    ways = _ways(classes)
-    wanted = [[label for way in ways if (label := way.label_of(name))] for name in keys(images, image_root)]
+    ways, names = _ways(classes), keys(images, image_root)
+    wanted = [[label for way in ways if (label := way.label_of(name))] for name in names]
     images_of: dict[Path, Path] = {}
-    for key, path in zip(keys(images, image_root), images, strict=True):
+    for key, path in zip(names, images, strict=True):
         other = images_of.setdefault(key, path)
         if other != path:
             raise UserError(f"two images for one label map, {other} and {path}; rename or remove one of them")
