@@ -196,13 +196,14 @@ def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], th
     """Nothing is written over an image that is not an earlier translation of the same source."""
     if _is_folder(source) and _within(out, source):
         raise UserError(f"--out {out} lies in the folder of the source images, {source}; choose another folder")
+    whole = identity(str(source))
     for job in jobs:
         given = identity(job.source)
         if identity(out.path(job.name)) == given:
             raise UserError(f"--out {out} is where the source images are; choose another folder")
         if manifest.done.get(job.name, given) != given:
             raise UserError(f"--out {out} holds translations of other images, such as {job.name}; choose another folder")
-        if job.name in there and manifest.foreign(job.name, identity(str(source))):
+        if job.name in there and manifest.foreign(job.name, whole):
             raise UserError(f"--out {out} holds another {job.name}, which unflip did not write; choose another folder")
 
 
@@ -211,12 +212,13 @@ def _refuse_maps(maps: Place, mapped: set[str], source: Path | str, jobs: Sequen
     if _is_folder(source) and _within(maps, source):
         raise UserError(f"the trust maps' folder, {maps}, lies in that of the source images, {source}; choose another --out")
     taken: dict[str, str] = {}
+    whole = identity(str(source))
     for job in jobs:
         name = map_name(job.name)
         other = taken.setdefault(PurePosixPath(name).with_suffix("").as_posix(), job.name)
         if other != job.name:
             raise UserError(f"{other} and {job.name} would have one trust map; rename one of them, or leave out --trust")
-        if name in mapped and manifest.foreign(job.name, identity(str(source))):
+        if name in mapped and manifest.foreign(job.name, whole):
             raise UserError(f"{maps} holds another {name}, which unflip did not write; choose another --out")
 
 
