@@ -63,13 +63,15 @@ def rounded(value: Any) -> Any:
 
 def made_here(device: str) -> dict[str, Any]:
     """Hardware, versions, date and commit."""
-    root = Path(__file__).parents[1]
-    git = partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
-    commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-    changed = bool(git(["git", "status", "--porcelain", "--", "src"]).stdout.strip())
+    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    try:
+        commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changed = "+" if git(["git", "status", "--porcelain", "--", "src"]).stdout.strip() else ""
+    except OSError:  # no git
+        commit = changed = ""
     return {
         **made(),
-        "commit": commit + ("+" if changed else ""),
+        "commit": commit + changed or "unknown",
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

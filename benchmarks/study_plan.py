@@ -69,6 +69,20 @@ SCALES = {
         scene=(384, 256),
         device="cuda",
     ),
+    # what a quarter of an hour on one large GPU can do for a few methods
+    "gpu-short": Scale(
+        size=256,
+        resize="none",
+        budget=10_000,
+        settings=(),
+        validate_every=2_500,
+        judge_budget=24_000,
+        judge_size="256",
+        adapt_budget=12_000,
+        adapt_size="256",
+        scene=(384, 256),
+        device="cuda",
+    ),
 }
 
 BATCH = 8

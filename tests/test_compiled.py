@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.transforms import to_image
 from unflip.devices import available_memory
-from unflip.engine import checkpoint
+from unflip.engine import checkpoint, trainer
 from unflip.engine.launch import launch
 from unflip.engine.replay import Replay
 from unflip.engine.trainer import play
@@ -234,6 +235,45 @@ def test_what_is_not_on_a_gpu_is_not_recorded() -> None:
         found, given = replay(lambda x, k: (x + k, k), torch.ones(2), k)
         assert given == k and torch.equal(found, torch.full((2,), 1.0 + k))
     assert not replay.recorded
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_players_turn_reads_nothing_on_the_host(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it could not be recorded as a CUDA graph, and the host would wait for the device in every step."""
+    training, turns = assemble(small(method), (RGB, RGB), launch("cpu", "32")), trainer._turn
+    read: list[str] = []
+
+    def told(name: str, asked: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **fields: read.append(name) or asked(*given, **fields)
+
+    def watched(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "nonzero"):
+                patch.setattr(Tensor, name, told(name, getattr(Tensor, name)))
+            return turns(*given)
+
+    monkeypatch.setattr(trainer, "_turn", watched)
+    play(training, as_bytes(0, 1))
+    play(training, as_bytes(1, 1))
+    assert not read
+
+
+def test_weights_that_rise_are_not_another_recording_in_every_step() -> None:
+    """A recording holds numbers as they were; where turns are recorded, weights are tensors."""
+    training, given = assemble(small("semst"), (RGB, RGB), launch("cpu", "32")), []
+    training.config = training.config.model_copy(update={"budget": 100})
+
+    class Watched:
+        def __call__(self, function: Any, *what: Any) -> Any:
+            given.append(what)
+            return function(*what)
+
+    training.replays["generator"] = Watched()  # type: ignore[assignment]
+    for step in (2, 4):
+        play(training, as_bytes(step, 1))
+    (_, _, first, *_), (_, _, second, *_) = given
+    assert all(isinstance(weight, Tensor) for weight in first.values())
+    assert 0 < first["structure"] < second["structure"]
 
 
 def test_a_training_is_gone_when_nobody_holds_it() -> None:

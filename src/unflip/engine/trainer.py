@@ -153,7 +153,9 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
         for group in optimizer.param_groups:
             _set(group, rate * config.optimizer.rate(player))
 
-    weights = active(config.terms, progress, batch.step)
+    weights: dict[str, Any] = active(config.terms, progress, batch.step)
+    if training.replays:  # which record a number once and for all
+        weights = {name: torch.full((), weight, device=training.fabric.device) for name, weight in weights.items()}
     with uncompiled(training.compiled and whole < config.batch):  # the last batch
         parts = _both_turns(training, batch, whole, weights, progress)
 
@@ -162,7 +164,7 @@ def play(training: Training, batch: Batch) -> tuple[dict[str, Tensor], float]:
     return parts, rate * config.optimizer.lr
 
 
-def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str, float], progress: float) -> dict[str, Tensor]:
+def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str, Any], progress: float) -> dict[str, Tensor]:
     """The step's parts."""
     config = training.config
     pieces = [(_moved(training, piece), share) for piece, share in _pieces(batch, whole, training)]
@@ -189,7 +191,7 @@ def _turn(training: Training, player: str, *given: Any) -> Any:
 
 
 def _generator_turn(
-    training: Training, piece: Batch, draws: Draws, weights: dict[str, float], share: float, last: bool
+    training: Training, piece: Batch, draws: Draws, weights: dict[str, Any], share: float, last: bool
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
     """The generators' player on a piece: its parts, and what each view's discriminator is to tell apart. With the ``last``, its step."""
     with _local(training, "generator", not last):

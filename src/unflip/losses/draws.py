@@ -34,7 +34,7 @@ class Draws(NamedTuple):
     """The source is mirrored before it is translated."""
     terms: Mapping[str, Mapping[str, Any]]
     windows: Tensor | None = None
-    """Top and left of the detail window in each crop, ``(N, 2)`` int64 on the CPU; None where there is one scale."""
+    """Top and left of the detail window in each crop, ``(N, 2)`` int64; None where there is one scale."""
 
 
 @dataclass(frozen=True)

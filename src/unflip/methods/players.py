@@ -61,11 +61,11 @@ class GeneratorPlayer(nn.Module):
     def draw(self, weights: Mapping[str, float], batch: Batch, size: Size, *, seed: int, progress: float) -> Draws:
         """All random choices of one step with crops of ``size``, for the active terms in every view that they apply to."""
 
-        def stream(*path: str, device: torch.device = batch.source.device, valid: Mapping[str, Tensor] = {}) -> Stream:
-            return Stream(seed, path, batch.first, len(batch.source), device, batch.step, progress, valid)
+        def stream(*path: str, valid: Mapping[str, Tensor] = {}) -> Stream:
+            return Stream(seed, path, batch.first, len(batch.source), batch.source.device, batch.step, progress, valid)
 
         flip = self.recipe.flip_equivariance and bool(stream("flip").once().integers(2))
-        windows = self._windows(stream("window", device=torch.device("cpu")), size) if self.recipe.multiscale else None
+        windows = self._windows(stream("window"), size) if self.recipe.multiscale else None
         valid = valid_in_views(self.directions, self.recipe.turn, batch, flip, windows)
         drawn: dict[str, dict[str, Any]] = {}
         for name, view in self.recipe.views(size, batch.labels is not None).items():
