@@ -69,16 +69,16 @@ SCALES = {
         scene=(384, 256),
         device="cuda",
     ),
-    # what a quarter of an hour on one large GPU can do for a few methods
+    # what five minutes on one large GPU can do for a few methods: the published networks, a tenth of the steps, smaller crops
     "gpu-short": Scale(
-        size=256,
+        size=128,
         resize="none",
-        budget=10_000,
+        budget=8_000,
         settings=(),
-        validate_every=2_500,
-        judge_budget=24_000,
+        validate_every=2_000,
+        judge_budget=16_000,
         judge_size="256",
-        adapt_budget=12_000,
+        adapt_budget=8_000,
         adapt_size="256",
         scene=(384, 256),
         device="cuda",
