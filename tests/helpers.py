@@ -118,6 +118,12 @@ def reach(network: nn.Module, x: Tensor, pixel: Callable[[Tensor], Tensor]) -> t
     return range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
 
 
+NARROW = ("generator.width=8", "generator.blocks=2", "discriminator.width=8")
+"""Settings of networks for tests."""
+EXACT = {"srunit": ("robustness.start=0", "robustness.weight=1.875"), "semst": ("structure.warmup=0.5", "texture.warmup=0.5")}
+"""Settings of methods under which float32 rounds no term's weight, in steps of a budget that is a power of 2."""
+
+
 def shrunk(config: Config) -> dict[str, Any]:
     """What is set in the config of a network or term, at a size for tests, and without weights that must be downloaded."""
     return smaller(config.model_dump(exclude={"taps"}))

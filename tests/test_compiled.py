@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import batch, images, noise, rng, same, scale_weights, small_recipe
+from helpers import EXACT, NARROW, batch, images, noise, rng, same, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.transforms import to_image
 from unflip.devices import available_memory
@@ -274,6 +274,41 @@ def test_weights_that_rise_are_not_another_recording_in_every_step() -> None:
     (_, _, first, *_), (_, _, second, *_) = given
     assert all(isinstance(weight, Tensor) for weight in first.values())
     assert 0 < first["structure"] < second["structure"]
+
+
+@pytest.mark.parametrize("method", ["cut", "srunit", "semst"])
+def test_a_run_as_a_gpu_computes_it_is_the_plain_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a dozen steps in float64: chains compiled, rate and weights as tensors. Those are float32, and every number here is one that
+    float32 holds; a rate that is not sets runs apart, as docs/decisions/gpu.md tells."""
+    traced = chain.compiled("aot_eager")
+    monkeypatch.setattr(chain, "compiled", lambda: traced)
+    monkeypatch.setattr(trainer, "to_network", lambda pixels: pixels.double() / 127.5 - 1)
+
+    size = 64 if method == "semst" else 32  # of which it has windows half as wide
+    shown = [[to_image(images(1, size, seed=2 * step + side)) for side in (0, 1)] for step in range(12)]
+
+    def run(quick: bool, rate: float) -> tuple[list[dict[str, float]], Tensor]:
+        settings = [*NARROW, *EXACT.get(method, ()), f"optimizer.lr={rate}"]
+        config = validate(collect(method, source="a", target="b", size=size, budget=64, settings=settings))
+        training = assemble(config, (RGB, RGB), launch("cpu", "32"))
+        for network in (training.generator, training.discriminator, training.ema.network):
+            network.double()
+        if quick:
+            chain.compile_networks([*training.generator.generators.values(), *training.discriminator.networks.values()])
+            training.replays = dict.fromkeys(training.optimizers, lambda function, *given: function(*given))
+            for optimizer in training.optimizers.values():
+                optimizer.param_groups[0]["lr"] = torch.tensor(0.0)
+        batches = [Batch(source, target, step, step) for step, (source, target) in enumerate(shown)]
+        found = [{name: float(value) for name, value in play(training, each)[0].items()} for each in batches]
+        return found, torch.cat([p.detach().flatten() for p in training.generator.parameters() if p.ndim > 1])
+
+    (plain, slow), (found, quick) = (run(how, 2.0**-12) for how in (False, True))
+    for one, other in zip(found, plain, strict=True):
+        assert one == pytest.approx(other, rel=1e-7, abs=1e-12)
+    assert (quick - slow).norm() < 1e-7 * slow.norm()
+    if method == "cut":
+        plain, found = (run(how, 2e-4)[0] for how in (False, True))
+        assert any(one != pytest.approx(other, rel=1e-7) for one, other in zip(found, plain, strict=True))
 
 
 def test_a_training_is_gone_when_nobody_holds_it() -> None:

@@ -60,7 +60,8 @@ def rsmi(x: Tensor, y: Tensor, *, sigma: float, ridge: float, form: Form = "join
 
         # cholesky_ex does not wait for the device to say whether it failed; with the ridge it does not fail
         factor, _ = torch.linalg.cholesky_ex(H + ridge * torch.eye(CENTERS**2, dtype=x.dtype, device=x.device))
-        alpha = torch.cholesky_solve(h, factor)
+        # not cholesky_solve, which for several images is MAGMA's on a GPU, and that one cannot be recorded as part of a CUDA graph
+        alpha = torch.linalg.solve_triangular(factor.mT, torch.linalg.solve_triangular(factor, h, upper=False), upper=True)
         # alpha.H alpha = alpha.h - ridge |alpha|^2: what is left has no difference of large numbers
         return (alpha * h + ridge * alpha.square()).sum((1, 2)) - 1
 
