@@ -18,7 +18,7 @@ from typing import Any
 
 from study_boxes import GROUPS
 from study_chart import scatter
-from study_plan import SCALES, studies
+from study_plan import FIRST, SCALES, studies
 from study_records import NONE, SAID, Records, Value, called, flipped, metric, percent, points, small, spread, table
 from study_tasks import UNTRANSLATED
 from verbs import filled
@@ -198,7 +198,7 @@ def skill(judge: Mapping[str, Any], name: str) -> str:
 
 def facts(records: Records) -> str:
     """What was done, with what, and which runs there are."""
-    scale = SCALES[records.scale.partition("-")[0]]
+    scale = SCALES[records.scale if records.scale in SCALES else records.scale.rpartition("-")[0]]
     runs = [run for each in records.runs.values() for run in each]
     known = {run["metrics"]["judge"]["sha256"]: run["metrics"]["judge"] for run in runs if "metrics" in run}
     lines = [f"Runs that are there: {', '.join(f'{SAID.get(what, what)} {len(each)}' for what, each in records.runs.items())}."]
@@ -290,8 +290,9 @@ def pages(folder: Path) -> dict[Path, str]:
             records = Records.read(known[name], scale, folder)
             if not records.methods:
                 continue
-            found.append(records)
-            texts[ROOT / f"docs/images/study_{name}_{scale}.svg"] = picture(records)
+            if set(FIRST) <= records.runs.keys():  # else there is nothing to compare yet
+                found.append(records)
+                texts[ROOT / f"docs/images/study_{name}_{scale}.svg"] = picture(records)
             for block, make in BLOCKS.items():
                 if f"<!-- {scale} {block} -->" in text:
                     text = filled(text, f"{scale} {block}", make(records))
