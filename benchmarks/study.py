@@ -4,9 +4,9 @@
         [--methods cut,srunit,semst,...] [--seeds 3] [--jobs 2] [--budget N]
 
 ``--scale cpu``: 64 pixels, narrow networks, 6,000 images a run, 15 to 50 minutes each on one core. ``--scale gpu``: 256 pixels, the
-published widths and lengths. ``--scale gpu-short``: the published networks, a tenth of the steps, crops of 128 pixels. DATA holds ``camvid``
-and ``carla``; ``streets`` needs no data. DIR gets runs, translations and reports; for every run that is complete, a JSON file goes to
-DIR/records (or ``--records``), from which benchmarks/results.py writes the pages.
+published widths and lengths. ``--scale gpu-short``: the published networks, a tenth of the steps, crops of 128 pixels. DATA holds
+``camvid`` and ``carla``; ``streets`` needs no data. DIR gets runs, translations and reports; for every run that is complete, a JSON file
+goes to DIR/records (or ``--records``), from which benchmarks/results.py writes the pages.
 
 Called again, it goes on where it stopped, and does nothing that has its file already. ``--jobs N``: N processes, each of which takes what
 no other is at work on; more can be started elsewhere on the same DIR. First cut, srunit and semst, a seed of every study before the
