@@ -21,7 +21,7 @@ help:
 	@echo 'make lint       style, types and layers only'
 	@echo 'make format     rewrite the code in the house style'
 	@echo 'make docs       the documentation as a site: site/index.html'
-	@echo 'make study      the study of docs/results: SCALE=cpu or gpu, DATA=folder of images; goes on where it stopped'
+	@echo 'make study      the study of docs/results: SCALE=cpu, gpu-short or gpu, DATA=folder of images; goes on where it stopped'
 	@echo 'make results    write the pages of the study anew from its files: RECORDS=study/records, or those of this repository'
 	@echo 'make clean      remove what these targets made'
 

@@ -1,15 +1,16 @@
 """Training steps on one GPU beside the published CUT's: A B A B in processes of their own, the floor, the profile, bfloat16 beside float32.
 
-    python benchmarks/speed_gpu.py --out DIR [--cut CHECKOUT] [--data DIR] [--parts ARM,...] [--rounds 2] [--seconds 4] [--minutes 10]
+    python benchmarks/speed_gpu.py --out DIR [--cut CHECKOUT] [--data DIR] [--parts ARM,...]
+        [--together 4] [--rounds 2] [--seconds 4] [--minutes 10]
 
 CHECKOUT is a copy of github.com/taesungp/contrastive-unpaired-translation. Both sides play whole steps at 256 pixels and full width, on
 images that are in memory already and with their defaults otherwise; a time is that of many steps, waited for once at the end. SRUNIT's term
 is active, and played at each of the five taps, of which a run draws one in every step.
 
-Arms: ``unflip:METHOD:BATCH[:KEY=VALUE...]``, ``published:cut:BATCH``, ``translate:BATCH[:KEY=VALUE...]`` and ``profile:METHOD:BATCH``. All
-of them start at once and make ready side by side, as that is the host's work for a minute: they compile, and record. Then they are timed in
-turn, ``--rounds`` times, while the others wait. ``precision`` is for itself: it trains on the images of DIR/source and DIR/target for 2,000
-images in float32 and in bfloat16. What an arm finds is added to DIR/speed_gpu.jsonl.
+Arms: ``unflip:METHOD:BATCH[:KEY=VALUE...]``, ``published:cut:BATCH``, ``translate:BATCH[:KEY=VALUE...]`` and ``profile:METHOD:BATCH``.
+``--together`` of them at a time make ready side by side, as that is the host's work for a minute: they compile, and record. Then they are
+timed in turn, ``--rounds`` times, while the others wait. ``precision`` trains on the images of DIR/source and DIR/target for 2,000 images
+in float32 and in bfloat16. What an arm finds is added to DIR/speed_gpu.jsonl.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from unflip.engine.training import Training
 
 MARK = "== "
 """Before the lines of an arm's process that are meant for the one that started it."""
@@ -59,20 +64,28 @@ def timed(step: Any, seconds: float) -> float:
     return (time.perf_counter() - began) / count
 
 
+def assembled(method: str, batch: int, settings: Sequence[str] = ()) -> Training:
+    """What ``unflip bench`` would measure."""
+    from unflip.data.bands import RGB
+    from unflip.engine.launch import launch
+    from unflip.engine.training import assemble
+    from unflip.recipes import bench
+
+    config = bench.configure(method, size=SIZE, device="cuda", batch=batch, settings=[*settings])
+    return assemble(config, (RGB, RGB), launch("cuda", config.precision))
+
+
 def ours(method: str, batch: int, settings: list[str], seconds: float) -> Measure:
     """Of unflip: seconds, bytes and operations of a step."""
     from speed import TAPS, at_tap
 
-    from unflip.data.bands import RGB
-    from unflip.engine.launch import launch, machine
+    from unflip.engine.launch import machine
     from unflip.engine.trainer import play
-    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
-    config = bench.configure(method, size=SIZE, device="cuda", batch=batch, settings=settings)
-    fabric = launch("cuda", config.precision)
     began = time.perf_counter()
-    training = assemble(config, (RGB, RGB), fabric)
+    training = assembled(method, batch, settings)
+    config, fabric = training.config, training.fabric
     batches = [bench._batch(config, i) for i in range(4)]
     batches = [b._replace(source=b.source.pin_memory(), target=b.target.pin_memory()) for b in batches]
     taps = TAPS.get(method, (0,))
@@ -82,7 +95,7 @@ def ours(method: str, batch: int, settings: list[str], seconds: float) -> Measur
                 play(training, batches[i % 4])
     torch.cuda.synchronize()
     ready, memory = time.perf_counter() - began, torch.cuda.max_memory_allocated()
-    plain = assemble(config.model_copy(update={"compile": "off"}), (RGB, RGB), fabric)
+    plain = assembled(method, batch, [*settings, "compile=off"])
     flops = bench._flops(lambda: play(plain, batches[0]))
     half = torch.float32 if config.precision == "32" else torch.bfloat16
 
@@ -100,15 +113,11 @@ def ours(method: str, batch: int, settings: list[str], seconds: float) -> Measur
 
 def translation(batch: int, settings: list[str], seconds: float) -> Measure:
     """Of unflip's translation, from bytes to bytes: seconds of a batch."""
-    from unflip.data.bands import RGB
-    from unflip.engine.launch import launch
-    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
-    config = bench.configure("cut", size=SIZE, device="cuda", batch=batch, settings=settings)
-    training = assemble(config, (RGB, RGB), launch("cuda", config.precision))
-    images = [bench._batch(config, i).source.pin_memory() for i in range(4)]
-    translate = bench._translation(training, config)
+    training = assembled("cut", batch, settings)
+    images = [bench._batch(training.config, i).source.pin_memory() for i in range(4)]
+    translate = bench._translation(training, training.config)
     for i in range(WARM):
         translate(images[i % 4])
     return lambda: {"seconds": timed(lambda i: translate(images[i % 4]), seconds)}
@@ -139,15 +148,11 @@ def profile(method: str, batch: int, out: Path) -> Measure:
     """Where a step's time goes, by kernel."""
     from torch.profiler import ProfilerActivity
 
-    from unflip.data.bands import RGB
-    from unflip.engine.launch import launch
     from unflip.engine.trainer import play
-    from unflip.engine.training import assemble
     from unflip.recipes import bench
 
-    config = bench.configure(method, size=SIZE, device="cuda", batch=batch)
-    training = assemble(config, (RGB, RGB), launch("cuda", config.precision))
-    batches = [bench._batch(config, i) for i in range(4)]
+    training = assembled(method, batch)
+    batches = [bench._batch(training.config, i) for i in range(4)]
     for i in range(WARM):
         play(training, batches[i % 4])
 
@@ -208,13 +213,42 @@ def answer(arm: str, child: subprocess.Popen[str]) -> str | None:
     return None
 
 
+def alternate(arms: Sequence[str], asked: argparse.Namespace, end: float) -> None:
+    """Make some arms ready, and measure them in turn, ``--rounds`` times, until the time is over."""
+    own = [sys.executable, __file__, *sys.argv[1:], "--one"]
+    children = {arm: subprocess.Popen([*own, arm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for arm in arms}
+    over = threading.Timer(max(0.0, end - time.monotonic()), lambda: [child.kill() for child in children.values()])
+    over.start()
+    try:
+        ready = [arm for arm in arms if answer(arm, children[arm])]
+        for i in range(asked.rounds):
+            for arm in [*ready]:
+                if time.monotonic() > end:
+                    sys.exit("the time is over")
+                print("now", file=children[arm].stdin, flush=True)
+                line = answer(arm, children[arm])
+                if line is None:
+                    ready.remove(arm)
+                    continue
+                found = json.loads(line)
+                with open(asked.out / "speed_gpu.jsonl", "a") as file:
+                    file.write(json.dumps({"arm": arm, "round": i + 1, **found}) + "\n")
+                short = {key: round(value, 4) for key, value in found.items() if isinstance(value, float)}
+                print(f"{i + 1} {arm}: {short}", flush=True)
+    finally:
+        over.cancel()
+        for child in children.values():
+            child.kill()
+
+
 def main() -> None:
-    """Make the arms ready, and measure them in turn, ``--rounds`` times, until the time is over."""
+    """Measure the arms, some at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cut", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--parts", default=",".join(ARMS))
+    parser.add_argument("--together", type=int, default=4, help="arms that make ready side by side")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4, help="for which an arm is timed")
     parser.add_argument("--minutes", type=float, default=60)
@@ -227,32 +261,11 @@ def main() -> None:
             print(MARK + json.dumps(measure()), flush=True)
         return
     asked.out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * asked.minutes
-    own = [sys.executable, __file__, *sys.argv[1:], "--one"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    children = {arm: subprocess.Popen([*own, arm], **pipes) for arm in asked.parts.split(",")}
-    try:
-        children = {arm: child for arm, child in children.items() if answer(arm, child)}
-        print(f"ready after {time.monotonic() - end + 60 * asked.minutes:.0f} s: {', '.join(children)}", flush=True)
-        for i in range(asked.rounds):
-            for arm, child in list(children.items()):
-                if time.monotonic() > end:
-                    sys.exit("the time is over")
-                assert child.stdin is not None
-                child.stdin.write("now\n")
-                child.stdin.flush()
-                line = answer(arm, child)
-                if line is None:
-                    del children[arm]
-                    continue
-                found = json.loads(line)
-                with open(asked.out / "speed_gpu.jsonl", "a") as file:
-                    file.write(json.dumps({"arm": arm, "round": i + 1, **found}) + "\n")
-                short = {key: round(value, 4) for key, value in found.items() if isinstance(value, float)}
-                print(f"{i + 1} {arm}: {short}", flush=True)
-    finally:
-        for child in children.values():
-            child.kill()
+    arms, end = asked.parts.split(","), time.monotonic() + 60 * asked.minutes
+    for first in range(0, len(arms), asked.together):
+        if time.monotonic() > end:
+            sys.exit("the time is over")
+        alternate(arms[first : first + asked.together], asked, end)
 
 
 if __name__ == "__main__":

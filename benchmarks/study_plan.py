@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ class Scale:
     device: str
 
 
+GPU = Scale(
+    size=256,
+    resize="none",
+    budget=76_000,  # 400 epochs of CamVid's 191 source images, as SRUNIT's authors train
+    settings=(),
+    validate_every=4_000,
+    judge_budget=80_000,
+    judge_size="256",
+    adapt_budget=40_000,
+    adapt_size="256",
+    scene=(384, 256),
+    device="cuda",
+)
 SCALES = {
     "cpu": Scale(
         size=64,
@@ -56,33 +69,9 @@ SCALES = {
         scene=(128, 96),
         device="cpu",
     ),
-    "gpu": Scale(
-        size=256,
-        resize="none",
-        budget=76_000,  # 400 epochs of CamVid's 191 source images, as SRUNIT's authors train
-        settings=(),
-        validate_every=4_000,
-        judge_budget=80_000,
-        judge_size="256",
-        adapt_budget=40_000,
-        adapt_size="256",
-        scene=(384, 256),
-        device="cuda",
-    ),
+    "gpu": GPU,
     # what five minutes on one large GPU can do for a few methods: the published networks, a tenth of the steps, smaller crops
-    "gpu-short": Scale(
-        size=128,
-        resize="none",
-        budget=8_000,
-        settings=(),
-        validate_every=2_000,
-        judge_budget=16_000,
-        judge_size="256",
-        adapt_budget=8_000,
-        adapt_size="256",
-        scene=(384, 256),
-        device="cuda",
-    ),
+    "gpu-short": replace(GPU, size=128, budget=8_000, validate_every=2_000, judge_budget=16_000, adapt_budget=8_000),
 }
 
 BATCH = 8

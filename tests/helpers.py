@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from unflip import modelfolder
 from unflip.config import Config
 from unflip.data.labels import Classes
+from unflip.engine import trainer
+from unflip.engine.training import Training
 from unflip.errors import UserError
 from unflip.losses.draws import Draws
 from unflip.losses.objective import active
@@ -32,6 +34,10 @@ SIZE = 32
 CHANNELS = (3, 3)
 CLASSES = 4
 """Of the labels."""
+NARROW = ("generator.width=8", "generator.blocks=2", "discriminator.width=8")
+"""Settings of small networks."""
+EXACT = {"srunit": ("robustness.start=0", "robustness.weight=1.875"), "semst": ("structure.warmup=0.5", "texture.warmup=0.5")}
+"""Settings of methods under which float32 rounds no term's weight, in steps of a budget that is a power of 2."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -118,12 +124,6 @@ def reach(network: nn.Module, x: Tensor, pixel: Callable[[Tensor], Tensor]) -> t
     return range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
 
 
-NARROW = ("generator.width=8", "generator.blocks=2", "discriminator.width=8")
-"""Settings of networks for tests."""
-EXACT = {"srunit": ("robustness.start=0", "robustness.weight=1.875"), "semst": ("structure.warmup=0.5", "texture.warmup=0.5")}
-"""Settings of methods under which float32 rounds no term's weight, in steps of a budget that is a power of 2."""
-
-
 def shrunk(config: Config) -> dict[str, Any]:
     """What is set in the config of a network or term, at a size for tests, and without weights that must be downloaded."""
     return smaller(config.model_dump(exclude={"taps"}))
@@ -150,6 +150,14 @@ def small_recipe(recipe: Recipe, **changes: Any) -> Recipe:
     small = Recipe.model_validate(values | changes)
     crops = {side: images(4, seed=100 + i) for i, side in enumerate(("source", "target"))}
     return small.model_copy(update={"terms": {name: term.measure(crops) for name, term in small.terms.items()}})
+
+
+def in_float64(training: Training, monkeypatch: pytest.MonkeyPatch) -> Training:
+    """The training, with its networks and its images in float64."""
+    monkeypatch.setattr(trainer, "to_network", lambda pixels: pixels.double() / 127.5 - 1)
+    for network in (training.generator, training.discriminator, training.ema.network):
+        network.double()
+    return training
 
 
 class Players(NamedTuple):

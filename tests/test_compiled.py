@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import EXACT, NARROW, batch, images, noise, rng, same, scale_weights, small_recipe
+from helpers import EXACT, NARROW, batch, images, in_float64, noise, rng, same, scale_weights, small_recipe
 from unflip.data.bands import RGB
 from unflip.data.transforms import to_image
 from unflip.devices import available_memory
@@ -263,12 +263,11 @@ def test_weights_that_rise_are_not_another_recording_in_every_step() -> None:
     training, given = assemble(small("semst"), (RGB, RGB), launch("cpu", "32")), []
     training.config = training.config.model_copy(update={"budget": 100})
 
-    class Watched:
-        def __call__(self, function: Any, *what: Any) -> Any:
-            given.append(what)
-            return function(*what)
+    def watched(function: Callable[..., Any], *what: Any) -> Any:
+        given.append(what)
+        return function(*what)
 
-    training.replays["generator"] = Watched()  # type: ignore[assignment]
+    training.replays["generator"] = watched  # type: ignore[assignment]
     for step in (2, 4):
         play(training, as_bytes(step, 1))
     (_, _, first, *_), (_, _, second, *_) = given
@@ -282,17 +281,13 @@ def test_a_run_as_a_gpu_computes_it_is_the_plain_one(method: str, monkeypatch: p
     float32 holds; a rate that is not sets runs apart, as docs/decisions/gpu.md tells."""
     traced = chain.compiled("aot_eager")
     monkeypatch.setattr(chain, "compiled", lambda: traced)
-    monkeypatch.setattr(trainer, "to_network", lambda pixels: pixels.double() / 127.5 - 1)
-
     size = 64 if method == "semst" else 32  # of which it has windows half as wide
     shown = [[to_image(images(1, size, seed=2 * step + side)) for side in (0, 1)] for step in range(12)]
 
     def run(quick: bool, rate: float) -> tuple[list[dict[str, float]], Tensor]:
         settings = [*NARROW, *EXACT.get(method, ()), f"optimizer.lr={rate}"]
         config = validate(collect(method, source="a", target="b", size=size, budget=64, settings=settings))
-        training = assemble(config, (RGB, RGB), launch("cpu", "32"))
-        for network in (training.generator, training.discriminator, training.ema.network):
-            network.double()
+        training = in_float64(assemble(config, (RGB, RGB), launch("cpu", "32")), monkeypatch)
         if quick:
             chain.compile_networks([*training.generator.generators.values(), *training.discriminator.networks.values()])
             training.replays = dict.fromkeys(training.optimizers, lambda function, *given: function(*given))

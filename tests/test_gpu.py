@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import EXACT, NARROW, images
+from helpers import EXACT, NARROW, images, in_float64
 from unflip.data.bands import RGB
-from unflip.engine import checkpoint, trainer
+from unflip.engine import checkpoint
 from unflip.engine.launch import launch
 from unflip.engine.trainer import play
 from unflip.engine.training import Training, assemble
@@ -45,11 +45,8 @@ def weights(training: Training) -> torch.Tensor:
 def test_in_float64_a_compiled_and_recorded_run_is_the_plain_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step by step, at a usual rate. Rate and weights, which are tensors in float32 there, are numbers that float32 holds: else their
     rounding shows after a few steps, see docs/decisions/gpu.md."""
-    monkeypatch.setattr(trainer, "to_network", lambda images: images.double() / 127.5 - 1)
-    runs = [start(method, *EXACT.get(method, ()), f"compile={how}", f"optimizer.lr={2.0**-12}", "budget=64") for how in ("off", "on")]
-    for training in runs:
-        for network in (training.generator, training.discriminator, training.ema.network):
-            network.double()
+    settings = (*EXACT.get(method, ()), f"optimizer.lr={2.0**-12}", "budget=64")
+    runs = [in_float64(start(method, *settings, f"compile={how}"), monkeypatch) for how in ("off", "on")]
     began = weights(runs[0])
     one, other = (parts(training, range(12)) for training in runs)
     assert all(replay.recorded for replay in runs[1].replays.values())

@@ -116,12 +116,10 @@ def fuse(context: Tensor, share: Tensor, detail: Tensor, places: Tensor) -> Tens
 
 def cut(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
     """The windows ``(N, ..., *size)`` at ``places`` ``(N, 2)``, (top, left), of ``x`` ``(N, ..., H, W)``."""
-    (height, width), n, between = size, len(x), x.shape[1:-2]
-    rows, columns = (places[:, k, None] + torch.arange(length, device=x.device) for k, length in enumerate(size))
     # not by slices, whose corners the host would have to read
-    rows = rows.view(n, *[1] * len(between), height, 1).expand(n, *between, height, x.shape[-1])
-    columns = columns.view(n, *[1] * len(between), 1, width).expand(n, *between, height, width)
-    return x.gather(-2, rows).gather(-1, columns)
+    rows, columns = (places[:, k, None] + torch.arange(length, device=x.device) for k, length in enumerate(size))
+    between = [1] * (x.ndim - 3)
+    return x.take_along_dim(rows.view(len(x), *between, -1, 1), -2).take_along_dim(columns.view(len(x), *between, 1, -1), -1)
 
 
 def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
