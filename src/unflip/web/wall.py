@@ -122,8 +122,7 @@ def _limited(receive: Receive, headers: dict[str, str], limits: Limits, path: st
         if whole:  # all that can come now is that the client is gone
             return await receive()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                message = await receive()
+            message = await _arrived(receive, deadline - time.monotonic())
         except TimeoutError:
             raise Refused(408, f"not sent within {limits.seconds:.0f} seconds") from None
         seen += len(message.get("body", b""))
@@ -133,6 +132,18 @@ def _limited(receive: Receive, headers: dict[str, str], limits: Limits, path: st
         return message
 
     return read
+
+
+async def _arrived(receive: Receive, seconds: float) -> Message:
+    """What comes in that time, or has come when it is over: a server that was busy looks late, which is no fault of who has sent all.
+
+    Raises ``TimeoutError``.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            return await receive()
+    async with asyncio.timeout(0):
+        return await receive()
 
 
 class _Answer:
