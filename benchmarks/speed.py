@@ -36,9 +36,11 @@ TAPS = {"cut": (0,), "srunit": (0, 1, 2, 3, 4)}
 
 
 def ours(method: str, size: int, width: int, steps: int) -> dict[str, Any]:
-    """Of unflip, by ``unflip bench``."""
+    """Of unflip, by what ``unflip bench`` does."""
+    from unflip.heap import keep_freed_memory
     from unflip.recipes.bench import bench, configure
 
+    keep_freed_memory()
     config = configure(method, size=size, device="cpu", settings=[f"generator.width={width}", f"discriminator.width={width}"])
     found = []
     for tap in TAPS[method]:

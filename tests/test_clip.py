@@ -20,7 +20,7 @@ from unflip.inference import clip
 from unflip.inference.clip import fixed, spread
 from unflip.inference.translator import Translator
 from unflip.networks import MultiscaleConfig
-from unflip.networks.blocks import InstanceNorm
+from unflip.networks.norm import InstanceNorm
 
 HEIGHT, WIDTH, COUNT = 70, 101, 5
 

@@ -26,8 +26,9 @@ from unflip.errors import UserError
 from unflip.losses.draws import gather
 from unflip.methods import METHODS
 from unflip.networks import PatchGANConfig, ResnetConfig, chain
-from unflip.networks.blocks import BlurDown, BlurUp, InstanceNorm, Reflect, ResidualBlock
+from unflip.networks.blocks import BlurDown, BlurUp, Reflect, ResidualBlock
 from unflip.networks.convolutions import BLOCK, ConvFromFew, ConvToFew
+from unflip.networks.norm import InstanceNorm
 from unflip.recipes import train as train_module
 from unflip.runs import RunConfig, collect, validate
 from unflip.types import Batch

@@ -14,7 +14,7 @@ from helpers import Players, batch, noise, small_recipe
 from unflip.losses import geometry, negatives
 from unflip.losses.reconstruction import mean_absolute_error
 from unflip.methods import METHODS
-from unflip.networks.blocks import InstanceNorm
+from unflip.networks.norm import InstanceNorm
 
 
 class Held:

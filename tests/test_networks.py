@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from helpers import images, lively, noise, positive, reach, rng, same, scale_weights, small_generator, untouched_global_rng, without_norms
 from unflip.networks import Generator, PatchGANConfig, Projector, ProjectorConfig, ResnetConfig
-from unflip.networks.blocks import BlurDown, BlurUp, InstanceNorm, ResidualBlock, initialize, pad_to_multiple
+from unflip.networks.blocks import BlurDown, BlurUp, ResidualBlock, initialize, pad_to_multiple
+from unflip.networks.norm import InstanceNorm
 from unflip.networks.resnet import ResnetGenerator
 
 SAMPLING: list[dict[str, Any]] = [

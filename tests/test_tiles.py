@@ -15,11 +15,11 @@ from helpers import images, noise, reader, rng, same, scale_weights
 from unflip import modelfolder
 from unflip.errors import UserError
 from unflip.inference import torch_backend
-from unflip.inference.tiles import Box, Moments, Statistics, Tiles, side_for
+from unflip.inference.tiles import Box, Statistics, Tiles, side_for
 from unflip.modelfolder import ModelConfig
 from unflip.networks import Generator, MultiscaleConfig, ResnetConfig
-from unflip.networks.blocks import InstanceNorm
 from unflip.networks.multiscale import build
+from unflip.networks.norm import InstanceNorm, Moments
 
 
 def network(width: int = 4, blocks: int = 2, **fields: Any) -> Generator:

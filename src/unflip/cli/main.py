@@ -13,6 +13,7 @@ import typer
 
 from unflip.cli import adapt, audit, bench, compare, demo, evaluate, export, import_, methods, segmenter, serve, train, translate
 from unflip.errors import Interrupted, SaidElsewhere, UserError
+from unflip.heap import keep_freed_memory
 from unflip.streams import outlive_the_terminal
 from unflip.torchrun import processes
 
@@ -65,6 +66,8 @@ def entry() -> int:
     One of several that failed ends at once: what Python and its libraries do at exit waits for the GPUs of the others, and they for it.
     """
     outlive_the_terminal()
+    if sys.argv[1:2] != ["serve"]:  # which lives long, and is mostly idle
+        keep_freed_memory()
     try:
         code = run()
     except BaseException:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from unflip.data.transforms import narrowed, widened
 from unflip.networks import Generator, Multiscale
-from unflip.networks.blocks import InstanceNorm
 from unflip.networks.multiscale import enlarged, halve, step_of, tent
+from unflip.networks.norm import InstanceNorm
 
 OPSET = 20
 

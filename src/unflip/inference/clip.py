@@ -16,13 +16,13 @@ from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.devices import available_memory
-from unflip.inference.tiles import Moments, Read, Tiles, instead
+from unflip.inference.tiles import Read, Tiles, instead
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator, picture_at
 from unflip.networks import Generator
-from unflip.networks.blocks import InstanceNorm
 from unflip.networks.chain import uncompiled
 from unflip.networks.multiscale import Multiscale
+from unflip.networks.norm import InstanceNorm, Moments
 
 SAMPLED = 16
 """Frames from which the statistics are found, evenly spread."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from unflip.inference.translator import Statistics
-from unflip.losses.precision import at_least_float32
 from unflip.networks import Generator
-from unflip.networks.blocks import InstanceNorm, grown
+from unflip.networks.blocks import grown
+from unflip.networks.norm import InstanceNorm, Moments
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
@@ -45,32 +43,6 @@ class Box(NamedTuple):
         """Where it lies in what was computed for ``outer``, at a resolution ``scale`` times lower."""
         rows = slice((self.top - outer.top) // scale, (self.bottom - outer.top) // scale)
         return rows, slice((self.left - outer.left) // scale, (self.right - outer.left) // scale)
-
-
-@dataclass
-class Moments:
-    """Mean and variance of every channel ``(1, C, 1, 1)``, float64, of the pixels seen so far."""
-
-    count: int = 0
-    mean: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
-    """The sum of squared differences from the mean."""
-
-    def add(self, x: Tensor) -> None:
-        """The pixels of ``(N, C, h, w)``. Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm", 1979."""
-        variance, mean = (each.double() for each in torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0, keepdim=True))
-        count = x.numel() // x.shape[1]
-        total, apart = self.count + count, mean - self.mean
-        self.squares = self.squares + variance * count + apart.square() * (self.count * count / total)
-        self.mean = self.mean + apart * (count / total)
-        self.count = total
-
-    def normalize(self, x: Tensor, eps: float) -> Tensor:
-        """``x`` with mean 0 and variance 1, if it is made like what has been seen."""
-        scale = (self.squares / self.count + eps) ** -0.5
-        assert isinstance(scale, Tensor) and isinstance(self.mean, Tensor)
-        wide = at_least_float32(x)
-        return (wide * scale.to(wide.dtype) - (self.mean * scale).to(wide.dtype)).to(x.dtype)
 
 
 class _Enough(Exception):

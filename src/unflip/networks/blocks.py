@@ -1,4 +1,4 @@
-"""What the networks share: antialiased resampling, the residual block, padding of odd sizes, initialization, weights held fixed."""
+"""What the networks share: padding, antialiased resampling, the residual block, initialization, weights held fixed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unflip.networks.convolutions import ConvAheadOfNorm, compiling
+from unflip.networks.norm import InstanceNorm
 
 Initialization = Literal["xavier", "normal"]
 
@@ -26,10 +27,43 @@ class Reflect(nn.ReflectionPad2d):
 def reflect(x: Tensor, n: int) -> Tensor:
     """``x`` ``(N, C, H, W)`` with ``n`` more pixels at each side, its own mirrored about its edge."""
     if not compiling():
-        return F.pad(x, (n, n, n, n), mode="reflect")
+        padded: Tensor = _Reflected.apply(x, n) if x.requires_grad and x.device.type == "cpu" else F.pad(x, (n, n, n, n), mode="reflect")
+        return padded
     # PyTorch's, compiled, lays its result out anew for CUDA: channels that come last do not stay there
     x = torch.cat([x[..., 1 : n + 1].flip(-1), x, x[..., -n - 1 : -1].flip(-1)], -1)
     return torch.cat([x[..., 1 : n + 1, :].flip(-2), x, x[..., -n - 1 : -1, :].flip(-2)], -2)
+
+
+class _Reflected(torch.autograd.Function):
+    """Reflection padding whose gradient is a copy, to which the margins are added; PyTorch's takes twice as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n: int) -> Tensor:
+        ctx.n = n
+        return F.pad(x, (n, n, n, n), mode="reflect")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        n = ctx.n
+
+        def folded(part: Tensor) -> Tensor:
+            """Without its first and last ``n`` rows, which are added to those that they mirror."""
+            inner = part[..., n:-n, :].clone(memory_format=torch.contiguous_format)
+            inner[..., 1 : n + 1, :] += part[..., :n, :].flip(-2)
+            inner[..., -n - 1 : -1, :] += part[..., -n:, :].flip(-2)
+            return inner
+
+        x = folded(gradient[..., n:-n])
+        x[..., 1 : n + 1] += folded(gradient[..., :n]).flip(-1)
+        x[..., -n - 1 : -1] += folded(gradient[..., -n:]).flip(-1)
+        return x, None
+
+
+class ReLU(nn.ReLU):
+    """In place where no gradient is wanted. Only for what nobody else reads, as a norm's result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=not torch.is_grad_enabled() and not torch.compiler.is_compiling())
 
 
 def separable(line: Sequence[float], total: float, channels: int) -> Tensor:
@@ -83,51 +117,6 @@ class BlurUp(nn.Module):
         return x
 
 
-class InstanceNorm(nn.InstanceNorm2d):
-    """Every channel of every image to mean 0 and variance 1; no weights. ``(N, C, H, W)`` to the same.
-
-    A single image whose channels come last in memory keeps them there, where the CPU's convolutions are fastest: its instance norm is its
-    batch norm, and only the latter is made for that layout. Where gradients are wanted, PyTorch's instance norm does it, in any layout.
-    Compiled, it keeps every layout.
-    """
-
-    given: Callable[[Tensor], Tensor] | None = None
-    """What is done instead, where ``x`` is a part of an image (:mod:`unflip.inference.tiles`)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.given is not None:
-            return self.given(x)
-        if compiling():
-            normalized: Tensor = _Normalized.apply(x, self.eps)
-            return normalized
-        alone = len(x) == 1 and not torch.is_grad_enabled() and not x.is_contiguous()
-        if alone and x.is_contiguous(memory_format=torch.channels_last):
-            return F.batch_norm(x, None, None, training=True, eps=self.eps)
-        y = super().forward(x)
-        if y.requires_grad and len(x) == 1 and y.device.type == "cpu":
-            y.register_hook(torch.Tensor.contiguous)  # with channels last in it, PyTorch's gradient with respect to a single image is wrong
-        return y
-
-
-class _Normalized(torch.autograd.Function):
-    """Instance norm with its gradient in closed form, whose two sums take one pass; derived from the formula, they would take two."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)
-        scale = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, mean, scale)
-        return ((wide - mean) * scale).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        x, mean, scale = ctx.saved_tensors
-        normalized, wide = (x.to(mean.dtype) - mean) * scale, gradient.to(mean.dtype)
-        along = (wide * normalized).mean((2, 3), keepdim=True)
-        return (scale * (wide - wide.mean((2, 3), keepdim=True) - along * normalized)).to(x.dtype), None
-
-
 class ResidualBlock(nn.Module):
     """``x + norm(conv(relu(norm(conv(x)))))``, 3x3 convolutions with reflection padding."""
 
@@ -137,7 +126,7 @@ class ResidualBlock(nn.Module):
             Reflect(1),
             ConvAheadOfNorm(channels, channels, 3),
             InstanceNorm(channels),
-            nn.ReLU(),
+            ReLU(),
             Reflect(1),
             ConvAheadOfNorm(channels, channels, 3),
             InstanceNorm(channels),

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unflip.networks.winograd import convolve, worth_it
+
 BLOCK = 8
 
 
@@ -19,7 +21,16 @@ def compiling() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
-class ConvAheadOfNorm(nn.Conv2d):
+class Conv3x3(nn.Conv2d):
+    """A convolution by Winograd's minimal filtering where that is faster."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.stride == (1, 1) and worth_it(x, weight):
+            return convolve(x, weight, bias, int(self.padding[0]))
+        return super()._conv_forward(x, weight, bias)
+
+
+class ConvAheadOfNorm(Conv3x3):
     """A convolution whose result an instance norm takes, which undoes the bias. Compiled, it is not even added: that is a pass over memory.
 
     The bias' gradient is then None; else it is 0, but for rounding.
@@ -43,10 +54,14 @@ class ConvFromFew(ConvAheadOfNorm):
 
 
 class ConvToFew(nn.Conv2d):
-    """A convolution to few channels: what every row of the kernel gives is computed as channels of its own, and then added up."""
+    """A convolution to few channels: what every row of the kernel gives is computed as channels of its own, and then added up.
+
+    On a CPU, too, whose blocks are as large: in less than half the time.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not compiling() or self.out_channels >= BLOCK:
+        blocks = compiling() or (x.device.type == "cpu" and not torch.compiler.is_compiling())
+        if not blocks or self.out_channels >= BLOCK:
             return super().forward(x)
         assert self.bias is not None
         out, channels, high, wide = self.weight.shape

@@ -8,10 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unflip.networks.blocks import BlurDown, Initialization, InstanceNorm, initialize
+from unflip.networks.blocks import BlurDown, Initialization, initialize
 from unflip.networks.chain import Chain, chain
 from unflip.networks.convolutions import ConvAheadOfNorm
 from unflip.networks.discriminator import DiscriminatorConfig
+from unflip.networks.norm import InstanceNorm
 
 
 class PatchGANConfig(DiscriminatorConfig):

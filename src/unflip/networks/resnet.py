@@ -9,10 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unflip.networks.blocks import BlurDown, BlurUp, Initialization, InstanceNorm, Reflect, ResidualBlock, initialize
+from unflip.networks.blocks import BlurDown, BlurUp, Initialization, Reflect, ReLU, ResidualBlock, initialize
 from unflip.networks.chain import Chain, chain
-from unflip.networks.convolutions import ConvAheadOfNorm, ConvFromFew, ConvToFew
+from unflip.networks.convolutions import Conv3x3, ConvAheadOfNorm, ConvFromFew, ConvToFew
 from unflip.networks.generator import Generator, GeneratorConfig, Tap
+from unflip.networks.norm import InstanceNorm
 
 
 class ResnetConfig(GeneratorConfig):
@@ -72,16 +73,16 @@ class ResnetGenerator(Generator):
         width = config.width
         add("pad", Reflect(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
         add("stem", (nn.Conv2d if "stem" in config.taps else ConvFromFew)(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
-        add("stem_act", InstanceNorm(width), nn.ReLU(), reach=0)
+        add("stem_act", InstanceNorm(width), ReLU(), reach=0)
         for name in ("down1", "down2"):
             if config.downsample == "blur":
-                add(name, nn.Conv2d(width, 2 * width, 3, padding=1), reach=1, tap=Tap(name, 2 * width, scale))
-                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(), BlurDown(2 * width), reach=1)
+                add(name, Conv3x3(width, 2 * width, 3, padding=1), reach=1, tap=Tap(name, 2 * width, scale))
+                add(f"{name}_act", InstanceNorm(2 * width), ReLU(), BlurDown(2 * width), reach=1)
                 scale *= 2
             else:
                 add(name, nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), reach=1, tap=Tap(name, 2 * width, 2 * scale))
                 scale *= 2
-                add(f"{name}_act", InstanceNorm(2 * width), nn.ReLU(), reach=0)
+                add(f"{name}_act", InstanceNorm(2 * width), ReLU(), reach=0)
             width *= 2
         for i in range(config.blocks):
             add(f"block{i + 1}", ResidualBlock(width), reach=2, tap=Tap(f"block{i + 1}", width, scale))
@@ -94,7 +95,7 @@ class ResnetGenerator(Generator):
                 add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1), reach=1)
                 scale //= 2
             width //= 2
-            add(f"{name}_act", InstanceNorm(width), nn.ReLU(), reach=0)
+            add(f"{name}_act", InstanceNorm(width), ReLU(), reach=0)
         add("head", Reflect(3), ConvToFew(width, out_channels, 7), nn.Tanh(), reach=3)
 
         names = [name for name, _ in self.stages.named_children()]

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unflip.networks.blocks import InstanceNorm, initialize
+from unflip.networks.blocks import initialize
 from unflip.networks.generator import Generator, GeneratorConfig
+from unflip.networks.norm import InstanceNorm
 
 FEWEST, MOST = 5, 10
 """Halvings: with fewer it is not the U-Net that was published, and with more, one pixel in the middle is one of thousands."""
