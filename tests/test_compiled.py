@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import EXACT, NARROW, batch, images, in_float64, noise, rng, same, scale_weights, small_recipe
@@ -90,6 +91,7 @@ def test_convolutions_from_and_to_few_channels(count: int) -> None:
         layer.double()
         x = noise(2, layer.in_channels, 12, 11)
         plain, found = everything(layer, x), everything(compiled(layer), x)
+        assert same(plain[0], F.conv2d(x, layer.weight, layer.bias), 1e-12)
         # an instance norm comes after the one, and undoes its bias, which is left out
         shift = layer.bias[:, None, None].detach() if isinstance(layer, ConvFromFew) else 0
         assert same(found[0] + shift, plain[0], 1e-10)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import Players, batch, noise, small_recipe
+from helpers import Players, batch, noise, same, small_recipe
 from unflip.losses import geometry, negatives
 from unflip.losses.reconstruction import mean_absolute_error
 from unflip.methods import METHODS
+from unflip.networks.blocks import reflect
 from unflip.networks.norm import InstanceNorm
 
 
@@ -86,11 +87,28 @@ def test_gather_hands_back_a_gradient_in_memory_order() -> None:
     assert seen == [True]
 
 
-def test_a_single_images_norm_takes_a_gradient_in_any_order() -> None:
-    """The same, whoever hands it back: in networks whose weights have channels last, every convolution does."""
-    x, gradient = noise(1, 4, 6, 6).requires_grad_(), noise(1, 4, 6, 6, seed=1)
-    found = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        (wanted,) = torch.autograd.grad(InstanceNorm(4)(x), x, gradient.contiguous(memory_format=layout))
-        found.append(wanted)
-    assert found[0].abs().max() > 0.1 and torch.equal(*found)
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_has_the_gradient_of_its_formula(images: int, layout: torch.memory_format) -> None:
+    """In whatever order of memory what comes in is, and what comes back: in networks with channels last, every convolution hands that."""
+    x, gradient = noise(images, 4, 6, 5).requires_grad_(), noise(images, 4, 6, 5, seed=1)
+    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    (expected,) = torch.autograd.grad((x - mean) / (variance + 1e-5).sqrt(), x, gradient)
+    for order in (torch.contiguous_format, torch.channels_last):
+        (found,) = torch.autograd.grad(InstanceNorm(4)(x.contiguous(memory_format=layout)), x, gradient.contiguous(memory_format=order))
+        assert found.abs().max() > 0.1 and same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("size", [(4, 4), (7, 9), (12, 5)])
+def test_reflection_has_its_gradient(n: int, size: tuple[int, int]) -> None:
+    """PyTorch's, in any order of memory, also twice; where the margins overlap, too."""
+    x = noise(2, 3, *size).requires_grad_()
+    padded = F.pad(x, (n, n, n, n), mode="reflect")
+    assert torch.equal(reflect(x, n), padded)
+    gradient = torch.randn_like(padded)
+    (expected,) = torch.autograd.grad(padded, x, gradient)
+    for order in (torch.contiguous_format, torch.channels_last):
+        (found,) = torch.autograd.grad(reflect(x, n), x, gradient.contiguous(memory_format=order))
+        assert same(found, expected, 1e-14)
+    assert torch.autograd.gradgradcheck(lambda x: reflect(x.square(), n), x)

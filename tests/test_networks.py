@@ -435,6 +435,16 @@ def test_instance_norm_of_several_images_is_never_their_batch_norm() -> None:
     assert not same(found, nn.BatchNorm2d(4, affine=False, track_running_stats=False).double()(x), 0.1)
 
 
+@pytest.mark.parametrize("mean", [0, 30])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_of_a_large_image_loses_no_digits(layout: torch.memory_format, mean: float) -> None:
+    """float32 sums of millions of pixels, one after the other, would be wrong by 1e-3, and by 0.1 where the mean is far from 0."""
+    x = (noise(1, 3, 1000, 1500) + mean).float()
+    with torch.no_grad():
+        found = InstanceNorm(3)(x.contiguous(memory_format=layout))
+    assert same(found.double(), nn.InstanceNorm2d(3)(x.double()), 1e-5)
+
+
 @pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}])
 def test_a_generator_with_channels_last_translates_the_same(fields: dict[str, str]) -> None:
     network = scale_weights(ResnetConfig(width=8, blocks=2, **fields).build(3, 3, rng())).eval()

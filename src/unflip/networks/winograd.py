@@ -29,14 +29,14 @@ RESULT = ((8, 8, 8, 8, 8, 0), (0, 8, -8, 4, -16, 0), (0, 8, 8, 2, 32, 0), (0, 8,
 def worth_it(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` can do it, and is faster: one image on a CPU, channels last in memory, and no gradient wanted."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # asked first: the others would be conditions of what is exported
+        and x.device.type == "cpu"
         and len(x) == 1
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= CHANNELS
         and -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4) >= FEWEST
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
         and x.is_contiguous(memory_format=torch.channels_last)
         and torch.backends.mkldnn.is_available()
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import unflip
@@ -23,7 +24,6 @@ from unflip.errors import UserError
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.methods import METHODS
 from unflip.modelfolder import Model, ModelConfig
-from unflip.networks.chain import uncompiled
 from unflip.progress import Bar
 from unflip.runs import RunConfig, collect, validate
 from unflip.types import Batch
@@ -53,7 +53,8 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
     Returns:
         A record for one line of JSON. Times are medians in seconds; ``flops_per_image``: multiplications and additions of convolutions and
         matrix products, as PyTorch counts them (a step: forward and backward of both players); ``peak_share``: those per second, as a
-        share of ``matrix_peak``, the FLOP/s of a large matrix product at the precision of the run;
+        share of ``matrix_peak``, the FLOP/s of a large matrix product at the precision of the run. Translation on a CPU can have more than
+        all of it, as convolutions are computed with fewer operations there (:mod:`unflip.networks.winograd`);
         ``peak_memory`` in bytes: what networks and training steps add to what the process held before.
 
     Raises:
@@ -72,7 +73,7 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
         translate = _translation(training, config)
         translations = _timed(lambda i: translate(batches[i].source), steps, device, bar, WARM + steps)
     plain = assemble(training.config.model_copy(update={"compile": "off"}), (RGB, RGB), fabric)  # what is recorded counts nothing
-    counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: translate(batches[-1].source), training.compiled)
+    counted = _flops(lambda: play(plain, batches[-1])), _flops(lambda: _translation(plain, config, quick=False)(batches[-1].source))
 
     peak = matrix_peak(device, torch.bfloat16 if choose_precision(config.precision, device) == "bf16" else torch.float32)
 
@@ -101,17 +102,19 @@ def bench(config: RunConfig, *, steps: int = 5, progress: bool = True) -> dict[s
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """The FLOP/s of the fastest of ten products of square matrices: what dense arithmetic reaches here at best.
 
-    Float32 on a GPU is TF32, in which its convolutions compute unless they are told otherwise.
+    Float32 on a GPU is TF32, in which its convolutions compute unless they are told otherwise. On a CPU the product is a convolution of
+    1 x 1, as PyTorch's other library, for products, does not use all instructions of every CPU.
     """
     side = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(side, side, generator=torch.Generator().manual_seed(k)).to(device, dtype) for k in range(2))
+    image, kernel = a.view(1, side, 1, side).permute(0, 3, 1, 2), b.view(side, side, 1, 1)
     times, before = [], torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         for _ in range(10):
             _wait(device)
             began = time.perf_counter()
-            a @ b
+            _ = a @ b if device.type == "cuda" else F.conv2d(image, kernel)
             _wait(device)
             times.append(time.perf_counter() - began)
     finally:
@@ -136,13 +139,14 @@ def _batch(config: RunConfig, step: int) -> Batch:
     return Batch(source, target, step * config.batch, step)
 
 
-def _translation(training: Training, config: RunConfig) -> Callable[[torch.Tensor], Any]:
-    """From bytes to bytes, by the moving average, as ``translate`` does it."""
+def _translation(training: Training, config: RunConfig, quick: bool = True) -> Callable[[torch.Tensor], Any]:
+    """From bytes to bytes, by the moving average, as ``translate`` does it; not ``quick``: layer by layer, as the network says it."""
     generators = dict(training.ema.network.items())  # type: ignore[operator]
     description = ModelConfig(generator=config.generator, multiscale=config.multiscale, sides=config.sides)
     translator = TorchTranslator(Model(description, generators, Path()))
-    translator.quicken(config.precision)
-    if training.compiled:
+    if quick:
+        translator.quicken(config.precision)
+    if quick and training.compiled:
         translator.compile()
     return lambda images: to_image(translator.network(to_network(images))).cpu()
 
@@ -159,9 +163,9 @@ def _timed(call: Callable[[int], Any], steps: int, device: torch.device, bar: Ba
     return times[WARM:]
 
 
-def _flops(call: Callable[[], Any], compiled: bool = False) -> int:
+def _flops(call: Callable[[], Any]) -> int:
     counter = FlopCounterMode(display=False)
-    with uncompiled(compiled), counter:
+    with counter:
         call()
     return counter.get_total_flops()
 
