@@ -441,7 +441,7 @@ def test_v1_and_v2_have_one_value_and_one_gradient_for_the_generator() -> None:
         value.backward()
         values.append(value.detach())
         grads.append(torch.cat([p.grad.flatten() for p in nets.generator.parameters() if p.grad is not None]))
-    assert torch.equal(*values)
+    assert same(*values, 1e-14), "but for rounding: MKL may multiply weights that have a gradient in another order"
     assert same(*grads, 1e-10)
 
 
