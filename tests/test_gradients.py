@@ -14,6 +14,7 @@ from helpers import Players, batch, noise, same, small_recipe
 from unflip.losses import geometry, negatives
 from unflip.losses.reconstruction import mean_absolute_error
 from unflip.methods import METHODS
+from unflip.networks import ResnetConfig
 from unflip.networks.blocks import reflect
 from unflip.networks.norm import InstanceNorm
 
@@ -112,3 +113,14 @@ def test_reflection_has_its_gradient(n: int, size: tuple[int, int]) -> None:
         (found,) = torch.autograd.grad(reflect(x, n), x, gradient.contiguous(memory_format=order))
         assert same(found, expected, 1e-14)
     assert torch.autograd.gradgradcheck(lambda x: reflect(x.square(), n), x)
+
+
+def test_gradients_of_single_images_by_functions_of_functions() -> None:
+    """``torch.func``, as some use a translator in: also of a batch, each image's own."""
+    network = ResnetConfig(width=4, blocks=1).build(3, 3, torch.Generator()).double().requires_grad_(False)
+    x = noise(2, 3, 16, 16)
+    one = torch.func.grad(lambda image: network(image[None]).square().sum())
+    wanted = x.clone().requires_grad_()
+    network(wanted).square().sum().backward()
+    assert same(one(x[0]), wanted.grad[0], 1e-10)
+    assert same(torch.func.vmap(one)(x), wanted.grad, 1e-10)

@@ -45,3 +45,25 @@ def test_freed_memory_is_not_cleared_again() -> None:
 
 def test_whoever_told_the_c_library_is_obeyed() -> None:
     assert faults("keep", MALLOC_MMAP_THRESHOLD_="65536") > 10 * faults("keep") + 100
+
+
+def test_what_is_kept_is_not_gone() -> None:
+    """A command's second large image finds as much room as its first."""
+    code = """
+import torch
+from unflip.devices import available_memory
+from unflip.heap import keep_freed_memory, kept
+keep_freed_memory()
+before = available_memory()
+blocks = [torch.ones(2**24) for _ in range(8)]  # half a gigabyte
+during = available_memory()
+del blocks
+print(before - during, before - available_memory(), kept())
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(unflip.__file__).parents[1])}
+    env = {name: value for name, value in env.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    during, after, kept = map(int, said.split())
+    assert kept > 400 * 2**20
+    if during > 400 * 2**20:  # the system is quiet enough, and no container's limit is what counts
+        assert after < during / 2

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.signal import correlate2d
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers import images, rng, same, scale_weights
 from unflip.inference.torch_backend import TorchTranslator
@@ -96,17 +97,60 @@ def test_where_it_is_taken(change: dict[str, Any], taken: bool, monkeypatch: pyt
     assert same(found, expected, 1e-5)
 
 
+def wide(quick: bool = True) -> TorchTranslator:
+    """A translator that takes it, in its residual block and beside it."""
+    config = ResnetConfig(width=64, blocks=1)
+    generator = scale_weights(config.build(3, 3, rng())).float().eval().requires_grad_(False)
+    translator = TorchTranslator(Model(ModelConfig(generator=config), {FORWARD: generator}, Path()))
+    if quick:
+        translator.quicken()
+    return translator
+
+
 def test_a_translator_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its residual blocks and beside them; the image is the one that is made without."""
+    """The image is the one that is made without."""
     calls = []
     monkeypatch.setattr(convolutions, "convolve", lambda *given: calls.append(1) or winograd.convolve(*given))  # type: ignore[func-returns-value]
-    config = ResnetConfig(width=64, blocks=1)
-    generator = scale_weights(config.build(3, 3, rng())).float().eval()
-    translator = TorchTranslator(Model(ModelConfig(generator=config), {FORWARD: generator}, Path()))
     x = images(1, 184).float()
-    with torch.inference_mode():
-        plain = generator(x)
-    assert not calls
-    translator.quicken()
+    plain = wide(quick=False).network(x)
+    assert not calls, "channels do not come last"
+    translator = wide()
     assert same(translator.network(x), plain, 1e-3)
     assert len(calls) == 2 + 2, "both of the block's, down2 and up1"
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::torch.jit.TracerWarning")
+def test_whoever_follows_it_follows_convolutions() -> None:
+    """A graph of any size, one that is traced, and tensors that hold nothing."""
+    translator = wide()
+    network = translator.generator
+    one, other = (images(1, side).float().contiguous(memory_format=torch.channels_last) for side in (184, 208))
+    with torch.no_grad():
+        expected = network(other)
+        sides = {2: 8 * torch.export.Dim("height", min=20, max=40), 3: 8 * torch.export.Dim("width", min=20, max=40)}
+        graph = torch.export.export(network, (one,), dynamic_shapes={"x": sides}).module()
+        assert same(graph(other), expected, 1e-3)
+        traced = torch.jit.trace(network, one)
+        assert same(traced(other), expected, 1e-3)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert network(mode.from_tensor(one)).shape == one.shape
+
+
+def test_the_first_call_decides_nothing() -> None:
+    """Wherever tensors are made by default then."""
+    x, weight, bias = drawn(8, 8, 20, 20)
+    winograd._matrices.cache_clear()
+    with torch.inference_mode():
+        with torch.device("meta"):
+            winograd._matrices(torch.float32)
+        assert same(winograd.convolve(x, weight, bias, 1), F.conv2d(x, weight, bias, padding=1), 1e-5)
+
+
+@pytest.mark.parametrize("off", [lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.backends.mkldnn.flags(enabled=False)])
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_where_somebody_wants_it_otherwise(off: Any) -> None:
+    x, weight, _ = drawn(*WIDE)
+    with torch.no_grad():
+        assert winograd.worth_it(x, weight)
+        with off():
+            assert not winograd.worth_it(x, weight)

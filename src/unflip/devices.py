@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unflip.errors import UserError
+from unflip.heap import kept
 
 
 def choose_device(device: str) -> torch.device:
@@ -49,12 +50,12 @@ def peak_memory(device: torch.device) -> int | None:
 def available_memory(device: torch.device | None = None) -> int:
     """Bytes of a GPU that are free, or of this machine's memory that can be had without swapping, as far as the system tells."""
     if device is not None and device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for what comes next
-        return torch.cuda.mem_get_info(device)[0] + kept
+        own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by PyTorch, for what comes next
+        return torch.cuda.mem_get_info(device)[0] + own
     known = []
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) + kept())
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # "max": none
             known.append(int(Path(limit).read_text()))

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unflip.networks.convolutions import ConvAheadOfNorm, compiling
+from unflip.networks.convolutions import ConvAheadOfNorm
 from unflip.networks.norm import InstanceNorm
+from unflip.networks.tracing import compiling, traced
 
 Initialization = Literal["xavier", "normal"]
 
@@ -37,10 +38,15 @@ def reflect(x: Tensor, n: int) -> Tensor:
 class _Reflected(torch.autograd.Function):
     """Reflection padding whose gradient is a copy, to which the margins are added; PyTorch's takes twice as long on a CPU."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n: int) -> Tensor:
-        ctx.n = n
+    def forward(x: Tensor, n: int) -> Tensor:
         return F.pad(x, (n, n, n, n), mode="reflect")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.n = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -63,7 +69,7 @@ class ReLU(nn.ReLU):
     """In place where no gradient is wanted. Only for what nobody else reads, as a norm's result."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x, inplace=not torch.is_grad_enabled() and not torch.compiler.is_compiling())
+        return F.relu(x, inplace=not torch.is_grad_enabled() and not traced())
 
 
 def separable(line: Sequence[float], total: float, channels: int) -> Tensor:

@@ -11,14 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unflip.networks.tracing import compiling, traced
 from unflip.networks.winograd import convolve, worth_it
 
 BLOCK = 8
-
-
-def compiling() -> bool:
-    """Whether what is traced now becomes kernels of a GPU. A graph that is exported to ONNX is traced, too, and stays as it is."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 class Conv3x3(nn.Conv2d):
@@ -60,7 +56,7 @@ class ConvToFew(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = compiling() or (x.device.type == "cpu" and not torch.compiler.is_compiling())
+        blocks = compiling() or (x.device.type == "cpu" and not traced())
         if not blocks or self.out_channels >= BLOCK:
             return super().forward(x)
         assert self.bias is not None

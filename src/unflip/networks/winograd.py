@@ -2,7 +2,7 @@
 
 Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016: of each tile of 6 x 6 pixels, which overlap by 2, and of the
 kernel, 36 numbers are made, whose products, summed over the input channels, give the 4 x 4 pixels in the middle of the output's tile.
-The points are 0, 1, -1, 1/2, -2 and infinity: rounding is a third of what it is with 2 in place of 1/2.
+The points are 0, 1, -1, 1/2, -2 and infinity: the largest errors are less than half of what they are with 2 in place of 1/2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unflip.networks.tracing import traced
 
 CHANNELS = 128
 """At least, on both sides: with fewer, the sums before and after the products take what these save."""
@@ -29,7 +31,8 @@ RESULT = ((8, 8, 8, 8, 8, 0), (0, 8, -8, 4, -16, 0), (0, 8, 8, 2, 32, 0), (0, 8,
 def worth_it(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` can do it, and is faster: one image on a CPU, channels last in memory, and no gradient wanted."""
     return (
-        not torch.compiler.is_compiling()  # asked first: the others would be conditions of what is exported
+        not traced()  # asked first: the others would be conditions of the graph
+        and type(x) is Tensor  # and no stand-in for one
         and x.device.type == "cpu"
         and len(x) == 1
         and weight.shape[2:] == (3, 3)
@@ -37,8 +40,11 @@ def worth_it(x: Tensor, weight: Tensor) -> bool:
         and -(-x.shape[-2] // 4) * -(-x.shape[-1] // 4) >= FEWEST
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not x.is_contiguous()
         and x.is_contiguous(memory_format=torch.channels_last)
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
@@ -73,6 +79,6 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
 def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """For the rows and the columns of a tile at once: ``(36, 36)``, of a kernel ``(36, 9)``, and of the products ``(16, 36)``."""
     with torch.inference_mode(False):
-        wide = (torch.tensor(each, dtype=torch.float64) / by for each, by in ((IMAGE, 2), (KERNEL, 45), (RESULT, 8)))
+        wide = (torch.tensor(each, dtype=torch.float64, device="cpu") / by for each, by in ((IMAGE, 2), (KERNEL, 45), (RESULT, 8)))
         image, kernel, result = (torch.kron(each, each).to(dtype) for each in wide)
         return image, kernel, result
