@@ -26,7 +26,7 @@ from unflip.data.folders import Entry, find_images
 from unflip.data.images import read_rgb
 from unflip.data.inventory import Inventory, Kind, colors, take_inventory
 from unflip.data.labels import Classes
-from unflip.data.shares import BANDS, ClassShares, gather
+from unflip.data.shares import BANDS, ClassShares, count, gather
 from unflip.errors import UserError
 from unflip.evaluation import balance as balance_module
 from unflip.evaluation import shares as shares_module
@@ -290,6 +290,16 @@ def test_images_without_any_class_count_with_void_only() -> None:
     nothing_ignored = domain_shares([0.25, 0.25, 0.25, 0.25, 0], 5, 0)
     nothing_ignored.images[:, -1] = 0
     assert compare(nothing_ignored, nothing_ignored, CLASSES).ignored is None
+
+
+@pytest.mark.parametrize("height", [64, 66, 427, 750, 900])
+def test_an_image_that_is_ignored_as_a_whole_counts_nowhere(height: int) -> None:
+    """Whatever its height: the shares of its stripes do not always add up to 1."""
+    ids = np.zeros((height, 4), np.uint8)
+    ids[: height // 2] = 1
+    shares = gather(count(each, CLASSES) for each in (np.full_like(ids, 255), ids))
+    assert len(known(shares.images)) == 1
+    assert choose(shares, shares).source.tolist() == [False, True]
 
 
 def test_chance_agrees_with_all_splits() -> None:

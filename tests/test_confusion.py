@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from unflip.data.labels import IGNORED, Classes
 from unflip.evaluation import confusion as c
 from unflip.evaluation.confusion import Counter, Reading, from_plain
+from unflip.evaluation.metrics import flip_metrics
 
 CLASSES = Classes(names=("sky", "void", "tree", "car", "person"), palette=tuple((i, i, 9) for i in range(5)), ignore=(1,))
 KEPT = CLASSES.kept
@@ -176,6 +177,19 @@ def test_both_sides_are_resampled() -> None:
     widths = [figure.high - figure.low for figure in (mine.figure(c.excess_flip_rate, real) for real in (few, many))]
     assert widths[0] > 1.5 * widths[1]
     assert mine.figure(c.excess_flip_rate, many).value == pytest.approx(c.excess_flip_rate(mine.total, many.total))
+
+
+def test_a_class_that_few_real_images_show_is_not_left_out_of_the_interval() -> None:
+    """Trees in one of eight blocks of real images: a resample without them says nothing of the rate that is asked for."""
+    labels, misread = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    labels[:5], misread[:5], misread[:3] = 2, 2, 3
+    sky, almost = np.zeros_like(labels), labels.copy()
+    almost[0, :5] = 3  # a tenth of the trees, as real images are read
+    mine, real = counted([(labels, misread)] * 24), counted([(labels, almost)] * 3 + [(sky, sky)] * 21)
+    assert len(real.blocks) == 8
+    excess = flip_metrics(mine, real)["excess_flip_rate"]
+    assert excess["low"] == pytest.approx(excess["value"]) == pytest.approx(0.3 - 0.1 * 0.5)
+    assert mine.figure(c.excess_flip_rate, real).low == 0, "that is what comes of leaving trees out"
 
 
 def test_many_classes_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,3 +159,16 @@ def test_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_folder(tmp_path / "a", Path("b/../a")) and same_folder(Path("a"), Path("link"))
     assert not same_folder(Path("a"), Path("b")) and not same_folder(Path("a"), Path("new"))
     assert same_folder(Path("new"), Path(os.getcwd()) / "new")
+
+
+def test_some_images_of_a_list_have_the_names_that_they_have_among_all(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a/1.png", "set/a/2.png", "set/b/1.png")
+    names = tmp_path / "some.txt"
+    names.write_text("set/a/1.png\nset/a/2.png\nset/b/1.png\n")
+    every = find_images(names)
+    assert relative_names(every[:1], names) == [Path("a/1.png")] == relative_names(every, names)[:1]
+    names.write_text("# root: set\nset/a/1.png\nset/a/2.png\n")
+    assert relative_names(find_images(names), names) == [Path("a/1.png"), Path("a/2.png")]
+    names.write_text("# root: set/b\nset/a/1.png\n")
+    with pytest.raises(UserError, match=r"1\.png is not below .*b, the root of .*some\.txt; correct the line"):
+        relative_names(find_images(names), names)

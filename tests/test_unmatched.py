@@ -11,7 +11,7 @@ import pytest
 
 from helpers import untouched_global_rng
 from unflip.data import streets
-from unflip.data.folders import Entry, find_images
+from unflip.data.folders import Entry, find_images, relative_names
 from unflip.data.labels import Classes, read_classes
 from unflip.data.shares import BANDS, count, gather, label_shares
 from unflip.data.unmatched import split_by_shares, write_lists
@@ -133,3 +133,12 @@ def test_lists_of_a_split_are_read_back(images_folder, tmp_path: Path) -> None:
     assert [path.resolve() for path in find_images(source)] == of_source
     assert [path.resolve() for path in find_images(target)] == of_target
     assert str(tmp_path) not in source.read_text(), "relative: the folder may move"
+
+
+def test_images_of_a_list_have_the_names_that_they_have_in_their_folder(images_folder, tmp_path: Path) -> None:
+    town, field = images_folder("photos/town", count=2), images_folder("photos/field", count=2)
+    here = tmp_path / "photos"
+    of_source, of_target = find_images(town), find_images(field)
+    source, target = write_lists(tmp_path / "lists", of_source, of_target, (here, None))
+    assert relative_names(find_images(source), source) == [path.relative_to(here) for path in of_source]
+    assert relative_names(find_images(target), target) == [path.relative_to(field) for path in of_target]

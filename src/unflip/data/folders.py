@@ -19,6 +19,9 @@ from unflip.errors import UserError
 SHOWN = 3
 """How many bad files an error names."""
 
+ROOT = "# root:"
+"""How the line of a list begins that names the folder below which its images have their names, as that of the list's own folder."""
+
 
 class Entry(NamedTuple):
     """An image that was found whole; its size is upright (EXIF) and before any resize."""
@@ -33,8 +36,9 @@ def find_images(where: Path) -> list[Path]:
     """The images of a folder and the folders in it (natural order: 2 before 10), of a ``.txt`` list (its order), or one image itself.
 
     Hidden files and folders are skipped; linked folders are followed, but no folder is entered twice. A list has one path per line,
-    relative to the list's folder; lines that begin with # are comments. Where a folder holds no images but tar shards, and of one shard
-    or a pattern of shards (``train-{000..099}.tar``), they are the members that :func:`unflip.data.shards.members` finds.
+    relative to the list's folder; lines that begin with # are comments, but for :data:`ROOT`. Where a folder holds no images but tar
+    shards, and of one shard or a pattern of shards (``train-{000..099}.tar``), they are the members that
+    :func:`unflip.data.shards.members` finds.
     Raises ``UserError`` where there is nothing to find.
     """
     return _images(where, find_files(where), members)
@@ -116,18 +120,37 @@ def refuse_bad(what: str, reasons: Sequence[str], total: int, advice: str = "rep
 
 
 def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
-    """Each image's path below the searched folder ``where``; below the images' common folder where that was a list or an image.
-
-    Never absolute and never with ``..``: safe to append to an output folder.
-    """
+    """Each image's path below the folder :func:`root`. Never absolute and never with ``..``: safe to append to an output folder."""
+    below = root(paths, where)
     if where.is_dir():
-        return [path.relative_to(where) for path in paths]
-    absolute = [os.path.abspath(path) for path in paths]
+        return [path.relative_to(below) for path in paths]
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    for path in absolute:
+        if not path.is_relative_to(below):
+            raise UserError(f"{path} is not below {below}, the root of {where}; correct the line that names it")
+    return [path.relative_to(below) for path in absolute]
+
+
+def root(paths: Sequence[Path], where: Path) -> Path:
+    """The folder that the names of the images ``paths``, all or some of those of ``where``, count from: that folder itself; of a list or a
+    pattern of shards, the one that all its images have in common, or that a list names itself (:data:`ROOT`); of an image, its own."""
+    if where.is_dir():
+        return where
+    if where.suffix.lower() == ".txt":
+        lines = _lines(where)
+        named = [line.removeprefix(ROOT).strip() for line in lines if line.startswith(ROOT)]
+        if named:
+            return Path(os.path.abspath(where.parent / named[-1]))
+        return _common([where.parent / line for line in lines if line and not line.startswith("#")], where)
+    shards = _expanded(where) if "{" in str(where) and not where.exists() else []
+    return _common(shards if len(shards) > 1 else paths, where)
+
+
+def _common(paths: Sequence[Path], where: Path) -> Path:
     try:
-        root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
     except ValueError as error:  # Windows: several drives
         raise UserError(f"images without a common folder, {where}; list images of one drive") from error
-    return [Path(os.path.relpath(path, root)) for path in absolute]
 
 
 def keys(paths: Sequence[Path], where: Path) -> list[Path]:
@@ -203,14 +226,17 @@ def _in_shard(path: Path) -> bool:
     return any(is_shard(part) for part in path.parts[:-1])
 
 
-def _listed(file: Path, videos: bool) -> list[Path]:
+def _lines(file: Path) -> list[str]:
+    """Of a list, without white space around them."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list, {file}; it must be readable UTF-8 text") from error
+
+
+def _listed(file: Path, videos: bool) -> list[Path]:
     found = []
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
+    for number, name in enumerate(_lines(file), start=1):
         if not name or name.startswith("#"):
             continue
         path = file.parent / name

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unflip.data.folders import ROOT
 from unflip.errors import MissingExtra, UserError
 from unflip.files import make_folder, write_bytes
 
@@ -39,12 +40,20 @@ def split_by_shares(fitted: NDArray[np.float64], *others: NDArray[np.float64]) -
     return [kmeans.predict(shares) == source for shares in (fitted, *others)]
 
 
-def write_lists(folder: Path, source: Iterable[Path], target: Iterable[Path]) -> tuple[Path, Path]:
-    """Write ``source.txt`` and ``target.txt``, which every verb takes in place of a folder of images; the paths of both."""
+def write_lists(
+    folder: Path, source: Iterable[Path], target: Iterable[Path], roots: tuple[Path | None, Path | None] = (None, None)
+) -> tuple[Path, Path]:
+    """Write ``source.txt`` and ``target.txt``, which every verb takes in place of a folder of images; the paths of both.
+
+    Where the images lie in the folders ``roots``, these are named, so that label maps are found as for them.
+    """
     make_folder(folder)
     lists = folder / LISTS[0], folder / LISTS[1]
-    for file, images in zip(lists, (source, target), strict=True):
-        # ./ so that no name reads as a comment
-        lines = [f"./{Path(os.path.relpath(image, folder)).as_posix()}\n" for image in images]
+
+    def named(path: Path) -> str:
+        return f"./{Path(os.path.relpath(path, folder)).as_posix()}"  # ./ so that no name reads as a comment
+
+    for file, images, root in zip(lists, (source, target), roots, strict=True):
+        lines = [f"{line}\n" for line in ([] if root is None else [f"{ROOT} {named(root)}"]) + [named(image) for image in images]]
         write_bytes(file, "".join(lines).encode())
     return lists

@@ -37,7 +37,7 @@ def choose(source: ClassShares, target: ClassShares, goal: float = GOAL, least: 
     """
     images, kept = [], []
     for shares in (source, target):
-        seen = 1 - shares.images[:, -1:]
+        seen = shares.images[:, :-1].sum(1, keepdims=True)
         images.append(shares.images[:, :-1] / np.where(seen > 0, seen, 1))
         kept.append(seen[:, 0] > 0)
     fewest = [max(1, int(np.ceil(least * there.sum()))) for there in kept]

@@ -96,15 +96,16 @@ def flip_matrix(counts: Counts, real: Counts) -> Floats:
     return normalized(counts) - normalized(real)
 
 
-def excess_flip_rate(counts: Counts, real: Counts) -> Floats:
+def excess_flip_rate(counts: Counts, real: Counts, shown: NDArray[np.bool_] | None = None) -> Floats:
     """The flip rate, less that which real images of the same class shares would have.
 
     ``sum_i share_i (recall_i of real images - recall_i)``: negative where translations are read better than real images. Classes that no
-    real image shows are left out of it.
+    real image shows are left out of it. ``shown`` says which are not, ``(K,)``, where ``real`` is a resample: without one of them it gives
+    NaN, since it cannot tell what was asked, and is the rate of something else if that class is left out.
     """
     labeled = counts.sum(-1)
-    known = (labeled > 0) & (real.sum(-1) > 0)
-    lost = np.where(known, labeled * (np.nan_to_num(recalls(real)) - np.nan_to_num(recalls(counts))), 0).sum(-1)
+    known = real.sum(-1) > 0 if shown is None else shown
+    lost = np.where(known & (labeled > 0), labeled * (recalls(real) - np.nan_to_num(recalls(counts))), 0).sum(-1)
     return ratio(lost, np.where(known, labeled, 0).sum(-1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ def flip_metrics(reading: Reading, real: Reading | None) -> dict[str, Any]:
     """
     scalars = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou, "flip_rate": flip_rate}
     labeled = reading.total.sum(1)
+    excess = None if real is None else reading.figure(partial(excess_flip_rate, shown=real.total.sum(1) > 0), real)
     return {
         "format": 1,
         "images": reading.images,
         "block": reading.sizes[0],
         **{name: reading.figure(of).plain() for name, of in scalars.items()},
         "pixel_accuracy_void_wrong": reading.void_as_wrong().plain(),
-        "excess_flip_rate": None if real is None else reading.figure(excess_flip_rate, real).plain(),
+        "excess_flip_rate": excess and excess.plain(),
         "per_class_iou": {name: iou.plain() for name, iou in zip(reading.names, reading.figures(per_class_iou), strict=True)},
         "class_shares": dict(zip(reading.names, (labeled / labeled.sum()).tolist(), strict=True)),
         "flips": {

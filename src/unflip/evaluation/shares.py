@@ -85,7 +85,8 @@ def total_variation(p: Floats, q: Floats) -> float:
 
 def known(images: Floats) -> Floats:
     """Class shares ``(n, K + 1)`` without the last column, of the pixels that are not ignored; images of which none are left out."""
-    images = images[images[:, -1] < 1, :-1]
+    images = images[:, :-1]  # the ignored share is a sum, which rounding keeps below 1
+    images = images[images.any(1)]
     return images / images.sum(1, keepdims=True)
 
 

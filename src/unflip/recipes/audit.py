@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import unflip
-from unflip.data.folders import find_images, same_folder
+from unflip.data.folders import find_images, root, same_folder
 from unflip.data.inventory import Inventory, take_inventory
 from unflip.data.labels import Classes, match_labels, read_classes, survey_labels
 from unflip.data.shares import ClassShares, Floats, count, gather, label_shares
@@ -87,7 +87,7 @@ def audit(
         apart = {side: _shares(side, found[side], maps.get(side), known, reader, progress) for side in SIDES}
         shares = compare(apart["source"], apart["target"], known)
         read = {side: f"label maps, {labels[side]}" if labels[side] else f"segmenter, {segmenter}" for side in SIDES}
-        balanced = _balance(balance, found, apart) if balance is not None else None
+        balanced = _balance(balance, where, found, apart) if balance is not None else None
     level, reason = verdict(shares, looks)
     todo = advice(level, files["source"], files["target"], both, read, balanced is not None)
     result = Audit(files["source"], files["target"], both, looks, shares, read, level, reason, todo, balanced)
@@ -181,10 +181,11 @@ def _shares(
         return gather(read(reader))
 
 
-def _balance(folder: Path, found: dict[str, Inventory], shares: dict[str, ClassShares]) -> Balance:
+def _balance(folder: Path, where: dict[str, Path], found: dict[str, Inventory], shares: dict[str, ClassShares]) -> Balance:
     chosen = choose(shares["source"], shares["target"])
     lists = [[seen.entry.path for seen, taken in zip(found[side].seen, getattr(chosen, side), strict=True) if taken] for side in SIDES]
-    write_lists(folder, *lists)
+    source, target = (root([seen.entry.path for seen in found[side].seen], where[side]) for side in SIDES)
+    write_lists(folder, lists[0], lists[1], (source, target))
     return Balance(str(folder), len(lists[0]), len(lists[1]), chosen.total_variation)
 
 
