@@ -183,6 +183,7 @@ REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]
         ("on real labels is called",),
     ),
     ("self", lambda root: None, {"self_training": True, "target": None, "target_labels": None}, ("give --target DIR",)),
+    ("idle", lambda root: None, {"source": None, "target_labels": None}, ("--target is of no use to any arm",)),
     ("labels", lambda root: None, {"target": None}, ("--target-labels are of the target images",)),
     ("shots", lambda root: None, {"shots": [2], "target_labels": None}, ("--shots are labeled target images",)),
     ("no shots", lambda root: None, {"shots": [0]}, ("numbers of at least 1",)),
@@ -191,6 +192,7 @@ REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]
     ("seeds", lambda root: None, {"seeds": 0}, ("--seeds 0",)),
     ("size", lambda root: None, {"size": "33"}, ("smaller than the 33x33 crop",)),
     ("weights", lambda root: None, {"weights": "heavy"}, ("--weights",)),
+    ("precision", lambda root: None, {"precision": "16"}, ("unknown precision '16'", "auto, 32 or bf16")),
     ("one missing", remove("semst/000003.png"), {}, ("1 of 6 images are not in", "semst", "share their labels")),
     ("one more", remove("cut/000003.png"), {}, ("1 of 6 images are not in", "cut")),
     ("source", remove("renders/000002.png"), {}, ("1 of 6 images are not in", "renders")),
@@ -211,6 +213,21 @@ def test_what_is_wrong_is_said_at_once(
     monkeypatch.setattr(training, "training_loop", lambda *given: pytest.fail("trained"))
     refused(lambda: call(root, tmp_path / "out", **changes), *parts)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_size_all_networks_learn_from_crops_of_one(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the smallest images among all that are learned from; else the arms would differ in their crops, and their networks, too."""
+    sizes: list[Any] = []
+    monkeypatch.setattr(recipe, "segmenter", lambda *given, **more: sizes.append(more["size"]))
+    monkeypatch.setattr(recipe, "_write", lambda *given: None)
+    monkeypatch.setattr(recipe, "read", lambda *given: None)
+    streets.write(tmp_path / "photos", count=4, look="photo", first=50, labels=tmp_path / "photo_labels", width=40, height=64)
+    mine = {"target": tmp_path / "photos", "target_labels": tmp_path / "photo_labels", "size": None, "seeds": 1}
+    call(world, tmp_path / "out", shots=[2], **mine)
+    assert len(sizes) > 5 and set(sizes) == {"40x32"}
+    sizes.clear()
+    call(world, tmp_path / "colors", **mine | {"target_labels": None})
+    assert set(sizes) == {"48x32"}, "nothing is learned from target images then"
 
 
 def test_networks_can_begin_with_one_that_is_there(world: Path, tmp_path: Path) -> None:

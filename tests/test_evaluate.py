@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import unflip
 from helpers import color_segmenter
 from unflip.data import streets
 from unflip.data.labels import IGNORED, Classes
+from unflip.errors import UserError
 from unflip.evaluation.confusion import Counter
 from unflip.recipes import evaluate as recipe
 from unflip.segmenterfolder import HeldOut, Measured
@@ -128,6 +130,13 @@ def test_everything_at_once(world: Path, tmp_path: Path, cli: Callable[..., Any]
     assert f"{metrics['mean_iou']['value']:.4g}" in result.stdout
 
 
+def test_two_translations_of_one_image_are_refused_without_labels_too(world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world / "faithful", tmp_path / "twice"))
+    shutil.copy(folder / "000000.png", folder / "000000.bmp")
+    with pytest.raises(UserError, match=r"two translations of one image, .*000000\.(png|bmp) and .*000000\.(png|bmp); remove one"):
+        unflip.evaluate(folder, None, "colors", tmp_path / "out", source=world / "faithful", progress=False)
+
+
 def test_without_labels_the_sources_are_read(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     """Where a translation has another color than its source, this segmenter reads another class."""
     pairs = [
@@ -139,7 +148,11 @@ def test_without_labels_the_sources_are_read(world: Path, tmp_path: Path, cli: C
     metrics = read(tmp_path / "out/metrics.json")
     assert metrics["flip_rate"]["value"] == pytest.approx(flipped, abs=1e-9) and flipped > 0.1
     assert metrics["excess_flip_rate"] is None and "stands for them" in metrics["warnings"][0]
-    assert metrics["realism"]["frechet"]["value"] > 0
+    assert metrics["realism"]["frechet"]["value"] > 0 and metrics["segmenter"]["held_out"] and metrics["segmenter"]["real"] is None
+    page = (tmp_path / "out/report.html").read_text()
+    assert "of all pixels read as another class than in their source" in page and "of what is read in translation and source" in page
+    for wrong in ("there were none", "no labeled real images", "needs labeled real images", "the segmenter on real images", "their label<"):
+        assert wrong not in page
     result = cli(*call, tmp_path / "other")
     assert result.code == 2 and "give --labels DIR, or --source DIR" in result.stderr and not (tmp_path / "other").exists()
     real = ("--real-images", world / "real", "--real-labels", world / "labels")
@@ -151,11 +164,10 @@ def test_a_requirement_decides_the_exit_code(world: Path, tmp_path: Path, cli: C
     call = ("evaluate", "--translated", world / "swapped", "--labels", world / "labels", "--segmenter", "colors")
     kept = cli(*call, "--out", tmp_path / "a", "--require", "flip_rate=0.9", "--require", "pixel_accuracy=0.1")
     assert kept.code == 0 and not kept.stderr.count("not reached")
-    missed = cli(*call, "--out", tmp_path / "b", "--require", "flip_rate=0.01", "--require", "mean_iou=0.99", "--require", "rmse=3")
+    missed = cli(*call, "--out", tmp_path / "b", "--require", "flip_rate=0.01", "--require", "mean_iou=0.99")
     assert missed.code == 1
     lines = [line for line in missed.stderr.splitlines() if line.startswith("not reached")]
-    assert len(lines) == 3 and "flip_rate is" in lines[0] and "at most 0.01" in lines[0] and "at least 0.99" in lines[1]
-    assert "rmse is not known" in lines[2]
+    assert len(lines) == 2 and "flip_rate is" in lines[0] and "at most 0.01" in lines[0] and "at least 0.99" in lines[1]
     assert (tmp_path / "b/report.html").is_file(), "what was measured is written all the same"
 
 
@@ -178,6 +190,11 @@ def test_without_real_images_that_is_said(world: Path, tmp_path: Path, monkeypat
         ({"require": "mean_uoi=0.5"}, "did you mean mean_iou?"),
         ({"require": "mean_iou=high"}, "expected METRIC=VALUE"),
         ({"require": "frechet=3"}, "--require frechet: that is measured against target images; give --target DIR"),
+        ({"require": "rmse=3"}, "--require rmse: that is measured against references; give --reference DIR"),
+        ({"require": "pumping=3"}, "--require pumping: that is measured on clips; give --clips DIR and --source-clips DIR"),
+        ({"require": "lpips=3", "target": "target"}, "--require lpips: that is measured on demand; give --lpips"),
+        ({"require": "cmmd=3", "target": "target"}, "--require cmmd: that is measured in CLIP's features; give --features clip"),
+        ({"features": "clip"}, "--features clip are for the realism, which is measured against target images; give --target DIR"),
         ({"out": "labels/000000.png/out"}, "a part of that path is a file"),
         ({"features": "resnet", "target": "target"}, "resnet"),
         ({"classes": "nowhere.json"}, "cannot read the classes"),

@@ -367,6 +367,8 @@ def test_classes_that_do_not_occur() -> None:
     given = metrics(4)
     given["flips"]["confusion"][2] = given["flips"]["matrix"][2] = None
     given["flips"]["real"][0] = given["flips"]["matrix"][0] = [None] * 4
+    said = verdict(given).text
+    assert said.startswith("8.00\xa0% of the pixels of classes that real images show (") and "show are 75.0\xa0% of all pixels." in said
     assert unjudged(given) == ["class0"], "class2 is in no translation, so nothing of it could have flipped"
     assert not {"class0", "class2"} & {flip.source for flip in top_flips(given)}
     assert unjudged(metrics(4, real=False)) == []

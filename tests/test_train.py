@@ -564,6 +564,18 @@ def crops(config: RunConfig) -> Iterator[Batch]:
     return loader(Pairs(*stores, config.size, config.seed, config.budget, config.data.flip), first=0, batch=config.batch, workers=0)
 
 
+def test_a_run_goes_on_without_the_model_that_it_began_with(config: Callable[..., RunConfig], finished: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(finished / "model", tmp_path / "model"))
+    chosen = config("srunit", *SELDOM, "checkpoint_every=2", budget=6, init=model)
+    whole = quietly(chosen, tmp_path / "whole")
+    with at(5, crash), pytest.raises(Crash):
+        quietly(chosen, tmp_path / "run")
+    shutil.rmtree(model)
+    assert bits(quietly(chosen, tmp_path / "run", resume=True)) == bits(whole)
+    with pytest.raises(UserError, match="model"):
+        quietly(chosen, tmp_path / "other", resume=True)
+
+
 def test_init_without_a_projector_says_so(config: Callable[..., RunConfig], finished: Path, tmp_path: Path) -> None:
     model = shutil.copytree(finished / "model", tmp_path / "model")
     (model / "projector.safetensors").unlink()

@@ -24,6 +24,8 @@ def choose_device(device: str) -> torch.device:
 
 def choose_precision(precision: str, device: torch.device) -> str:
     """``32`` or ``bf16``; ``auto`` is bf16 where the device computes in it."""
+    if precision not in ("auto", "32", "bf16"):
+        raise UserError(f"unknown precision {precision!r}; use auto, 32 or bf16")
     supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not supported:
         raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")

@@ -94,13 +94,20 @@ def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
     return _partners(like.images, like.names, images, what)
 
 
-def _partners(entries: list[Entry], names: list[Path], images: Path, what: str) -> list[Path]:
-    paths = find_images(images)
+def _by_name(names: list[Path], paths: list[Path], what: str) -> dict[Path, Path]:
+    """The path of every image by its name, less the ending; ``what`` is said of two of one name."""
     found: dict[Path, Path] = {}
-    for name, path in zip(relative_names(paths, images), paths, strict=True):
+    for name, path in zip(names, paths, strict=True):
         other = found.setdefault(name.with_suffix(""), path)
-        if other is not path:
-            raise UserError(f"two {what} images for one translation, {other} and {path}; remove one of them")
+        if other != path:
+            raise UserError(f"two {what}, {other} and {path}; remove one of them")
+    return found
+
+
+def _partners(entries: list[Entry], names: list[Path], images: Path, what: str) -> list[Path]:
+    _by_name(names, [entry.path for entry in entries], "translations of one image")
+    paths = find_images(images)
+    found = _by_name(relative_names(paths, images), paths, f"{what} images for one translation")
     missing = [name for name in names if name.with_suffix("") not in found]
     if missing:
         first = f"{missing[0]}, {images}"

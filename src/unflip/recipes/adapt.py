@@ -12,7 +12,8 @@ from typing import Any
 from unflip.data.color_transfer import transfer_folder
 from unflip.data.folders import find_images
 from unflip.data.labels import Classes, read_classes
-from unflip.devices import choose_device
+from unflip.data.resize import parse_resize
+from unflip.devices import choose_device, choose_precision
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading
 from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
@@ -21,7 +22,7 @@ from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, TRANSLATED, Arm, S
 from unflip.recipes.adapt_table import Outcome, answer, arms_csv, markdown, metrics, read, runs_csv
 from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
 from unflip.recipes.evaluate import made
-from unflip.recipes.segmenter import BUDGET, UNET, segmenter
+from unflip.recipes.segmenter import BUDGET, UNET, crop, segmenter
 from unflip.report.page import write as write_page
 
 ARGUMENTS = "adapt.json"
@@ -88,7 +89,8 @@ def adapt(
             the sources, whose network is fine-tuned on them: SemST's use of translations, as pre-training (Zhao et al., WACV 2024).
         seeds: networks of each arm, with the seeds 0 to ``seeds - 1``.
         budget: images that each training sees; fine-tuning sees a quarter more.
-        model, weights, resize, size, batch, device, precision: of all networks, as :func:`unflip.recipes.segmenter.segmenter` has them.
+        model, weights, resize, size, batch, device, precision: of all networks, as :func:`unflip.recipes.segmenter.segmenter` has them;
+            without ``size``, crops are as large as all images that any arm learns from allow, up to 256 pixels a side.
         command: what the report says it was made by.
 
     Raises:
@@ -104,7 +106,7 @@ def adapt(
     )
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least 1 is needed")
-    choose_device(device)
+    choose_precision(precision, choose_device(device))
     plan = arms(sets, out / "color_transfer", shots, self_training)
     known = read_classes(Path(classes))
     settings = {
@@ -133,7 +135,11 @@ def adapt(
     for folder in (*sets.translated.values(), *sets[1:]):
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} lies in the folder {folder}; choose another")
-    check(sets, known, shots, progress)
+    translations, targets = check(sets, known, shots, progress)
+    if size is None:  # one for all: crops, and the network that is made for them, must not differ with what an arm learns from
+        entries = [*translations, *(targets if self_training or sets.target_labels else [])]
+        width, height = crop(parse_resize(resize).size_for(entry.width, entry.height) for entry in entries)
+        settings["size"] = f"{width}x{height}"
 
     outcomes = {arm.name: Outcome(arm) for arm in plan}
     jobs = [(seed, arm) for seed in range(seeds) for arm in plan]  # the first network of every arm before the second of any

@@ -81,6 +81,8 @@ def arms(sets: Sets, colors: Path, shots: Sequence[int], self_training: bool) ->
         raise UserError("no translations; give --translated DIR")
     if self_training and target is None:
         raise UserError("self-training learns from target images without labels; give --target DIR")
+    if target is not None and source is None and sets.target_labels is None and not self_training:
+        raise UserError("--target is of no use to any arm; give --source, --target-labels or --self-training, too, or leave it out")
     if sets.target_labels is not None and target is None:
         raise UserError("--target-labels are of the target images; give --target DIR, too")
     if shots and sets.target_labels is None:
@@ -113,8 +115,9 @@ def arms(sets: Sets, colors: Path, shots: Sequence[int], self_training: bool) ->
     return found
 
 
-def check(sets: Sets, classes: Classes, shots: Sequence[int], progress: bool = True) -> None:
-    """Look at all images and labels, so that what is wrong with them is said before the first training.
+def check(sets: Sets, classes: Classes, shots: Sequence[int], progress: bool = True) -> tuple[list[Entry], list[Entry]]:
+    """Look at all images and labels, so that what is wrong with them is said before the first training; translations, of which all sets are
+    alike, and target images.
 
     Raises:
         UserError: images that are broken, of other names or sizes than those of another set, or have no label map; test images among those
@@ -134,6 +137,8 @@ def check(sets: Sets, classes: Classes, shots: Sequence[int], progress: bool = T
             find_labels(target, sets.target, sets.target_labels, classes, progress, "labels of target images")
         if shots and max(shots) > len(target):
             raise UserError(f"--shots {max(shots)}, and there are {len(target)} target images, {sets.target}; ask for fewer")
+        return first, target
+    return first, []
 
 
 def _alike(first: list[Entry], here: Path, second: list[Entry], there: Path) -> None:

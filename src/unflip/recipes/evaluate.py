@@ -51,6 +51,15 @@ UNLABELED = (
 AT_LEAST = ("pixel_accuracy", "pixel_accuracy_void_wrong", "class_accuracy", "mean_iou", "within")
 AT_MOST = ("flip_rate", "excess_flip_rate", "frechet", "kid", "cmmd", "lpips", "rmse", "warping_error", "excess_warping_error", "pumping")
 """Of which metrics more, and of which less is better."""
+NEEDS = {
+    **dict.fromkeys(("frechet", "kid", "cmmd", "lpips"), ("target", "is measured against target images; give --target DIR")),
+    **dict.fromkeys(("within", "rmse"), ("reference", "is measured against references; give --reference DIR")),
+    **dict.fromkeys(
+        ("warping_error", "excess_warping_error", "pumping"), ("clips", "is measured on clips; give --clips DIR and --source-clips DIR")
+    ),
+    "excess_flip_rate": ("labels", "is measured against labels; give --labels DIR"),
+}
+"""Without which argument which metrics are not known, and what is said then."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,14 @@ def evaluate(
     for name in require:
         if name not in AT_LEAST + AT_MOST:
             raise UserError("--require: " + unknown("metric", name, AT_LEAST + AT_MOST))
-    if target is None and (asked := [name for name in require if name in ("frechet", "kid", "lpips")]):
-        raise UserError(f"--require {asked[0]}: that is measured against target images; give --target DIR")
+    given = {"target": target, "reference": reference, "clips": clips, "labels": labels}
+    for name in require:
+        if name in NEEDS and given[NEEDS[name][0]] is None:
+            raise UserError(f"--require {name}: that {NEEDS[name][1]}")
+    if "lpips" in require and not lpips:
+        raise UserError("--require lpips: that is measured on demand; give --lpips")
+    if target is None and features != "segmenter":
+        raise UserError(f"--features {features} are for the realism, which is measured against target images; give --target DIR")
     if (real_images is None) != (real_labels is None):
         raise UserError("real images come with their labels; give both, --real-images DIR and --real-labels DIR")
     if labels is None and source is None:
@@ -147,6 +162,8 @@ def evaluate(
     if lpips and not (source and target):
         raise UserError("LPIPS is the distance to the source, one of the figures on realism; give --source DIR and --target DIR")
     network = feature_network(features, model, chosen) if target else None
+    if "cmmd" in require and (network is None or network.kind != "clip"):
+        raise UserError("--require cmmd: that is measured in CLIP's features; give --features clip")
     lpips_to = Lpips(device=chosen) if lpips else None
 
     if labels is not None:
@@ -188,14 +205,17 @@ def evaluate(
     if moving:
         with Bar("following the motion of clips", len(moving), quiet=not progress) as bar:
             metrics["temporal"] = temporal(moving, bar.show)
-    metrics["segmenter"] = {"path": str(segmenter), "held_out": None if reader.held_out is None else _brief(reader.held_out)}
+    metrics["segmenter"] = {
+        "path": str(segmenter),
+        "held_out": None if reader.held_out is None else _brief(reader.held_out),
+        "real": None if real is None else _brief(real),  # those that translations are compared with
+    }
     metrics["per_image"] = [
         {"file": name.as_posix(), "flip_rate": None if math.isnan(rate) else rate}
         for name, rate in zip(found.names, reading.flipped, strict=True)
     ]
     metrics["warnings"] = warnings
-    given = {"translated": translated, "labels": labels, "segmenter": segmenter, "source": source, "target": target, "reference": reference}
-    given |= {"clips": clips, "source_clips": source_clips}
+    given |= {"translated": translated, "segmenter": segmenter, "source": source, "source_clips": source_clips}
     metrics["made"] = {"command": command, **made(), **{name: path and str(path) for name, path in given.items()}}
     metrics["made"] |= {"features": features if target else None, "translated_by": _translated_by(Path(translated))}
     cases = _cases(found, reader, reading, sources)

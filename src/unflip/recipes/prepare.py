@@ -68,7 +68,8 @@ def prepare(
         if resume:
             config = _measured_there(out, config)
             events = changes(out, config) if team.leads else []
-        _check_init(config)
+        if team.leads and not (resume and checkpoint.latest(out / "checkpoints")):
+            _check_init(config)
         if config.batch % team.size:
             better = -(-config.batch // team.size) * team.size
             raise UserError(f"batch {config.batch} cannot be shared evenly by {team.size} processes; set batch={better}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,14 +220,20 @@ def _rate(model: str, pupil: SegmenterModel | None) -> dict[str, float]:
 
 def _lesson(images: Images, model: str, pupil: SegmenterModel | None, *, size: str | None, **fields: Any) -> Lesson:
     """How to train; raises ``UserError`` where the images are smaller than the crops."""
-    narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))
     rate = _rate(model, pupil)
     try:
-        lesson = Lesson.model_validate({**fields, **rate, "size": size or (min(narrowest, LARGEST), min(lowest, LARGEST))})
+        lesson = Lesson.model_validate({**fields, **rate, "size": size or crop(images.sizes)})
     except ValidationError as error:
         raise UserError(f"--{problem(error)}") from None
     _refuse_small(images, lesson.size)
     return lesson
+
+
+def crop(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Width and height of the crops, where none are asked for: the largest that all images of these ``sizes`` have, of at most 256 pixels
+    a side."""
+    narrowest, lowest = (min(sides) for sides in zip(*sizes, strict=True))
+    return min(narrowest, LARGEST), min(lowest, LARGEST)
 
 
 def _refuse_small(images: Images, size: Size) -> None:

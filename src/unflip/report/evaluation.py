@@ -18,7 +18,7 @@ from unflip.report.numbers import NONE, Amount, defined, number, percent
 from unflip.report.page import Page
 from unflip.report.pictures import Comparison, Picture, Row
 from unflip.report.temporal import temporal_section
-from unflip.report.verdict import verdict
+from unflip.report.verdict import unlabeled, verdict
 
 OPEN = 12
 """Cases that are shown at once; the others unfold."""
@@ -110,14 +110,17 @@ def validation_section(validation: Sequence[Mapping[str, float | None]], chosen:
 
 
 def _summary(metrics: Mapping[str, Any]) -> Facts:
-    held_out = (metrics["segmenter"].get("held_out") or {}) if metrics.get("segmenter") else {}
-    excess = Amount.of(metrics["excess_flip_rate"])
+    reader = metrics.get("segmenter") or {}
+    real = reader.get("real", reader.get("held_out")) or {}  # metrics.json of before has held-out images only
+    excess, by_sources = Amount.of(metrics["excess_flip_rate"]), unlabeled(metrics)
     beyond = "read as another class, beyond what is confused on real images"
+    needs = "needs labels" if by_sources else "needs labeled real images"
+    other = "in the source" if by_sources else "the label"
     facts = [
-        Fact.of("Excess flip rate", excess, percent, "needs labeled real images" if excess.value is None else beyond),
-        Fact.of("Flip rate", Amount.of(metrics["flip_rate"]), percent, "read as another class than the label, for whatever reason"),
-        Fact.of("Mean IoU", Amount.of(metrics["mean_iou"]), percent, _ceiling(held_out.get("mean_iou"))),
-        Fact.of("Pixel accuracy", Amount.of(metrics["pixel_accuracy"]), percent, _ceiling(held_out.get("pixel_accuracy"))),
+        Fact.of("Excess flip rate", excess, percent, needs if excess.value is None else beyond),
+        Fact.of("Flip rate", Amount.of(metrics["flip_rate"]), percent, f"read as another class than {other}, for whatever reason"),
+        Fact.of("Mean IoU", Amount.of(metrics["mean_iou"]), percent, _ceiling(real.get("mean_iou"), by_sources)),
+        Fact.of("Pixel accuracy", Amount.of(metrics["pixel_accuracy"]), percent, _ceiling(real.get("pixel_accuracy"), by_sources)),
         Fact.of("Class accuracy", Amount.of(metrics["class_accuracy"]), percent, "pixel accuracy, every class counting the same"),
     ]
     realism = metrics.get("realism") or {}
@@ -126,7 +129,9 @@ def _summary(metrics: Mapping[str, Any]) -> Facts:
     return Facts(facts)
 
 
-def _ceiling(value: float | None) -> str:
+def _ceiling(value: float | None, by_sources: bool) -> str:
+    if by_sources:
+        return "of what is read in translation and source"
     return "" if value is None else f"the segmenter on real images: {percent(value)}"
 
 

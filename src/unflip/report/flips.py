@@ -8,7 +8,7 @@ from typing import Any
 from unflip.report.blocks import Block, Color, Columns, Folded, Section, Text
 from unflip.report.charts import CROWDED, Bar, Bars, Matrix, Values
 from unflip.report.numbers import Amount, percent
-from unflip.report.verdict import Flip, top_flips, unjudged
+from unflip.report.verdict import Flip, top_flips, unjudged, unlabeled
 
 TOP, LEAST = 6, 0.005
 """How many flips are listed at most, and from which share of the class's pixels on: that which the matrix shows as 1 %."""
@@ -30,10 +30,8 @@ def flips_section(metrics: Mapping[str, Any], colors: Mapping[str, Color]) -> Se
         )
     else:
         shown = Matrix(flips["classes"], flips["confusion"], "In percent of the row's pixels", signed=False, colors=colors)
-        note = (
-            "What pixels of a class are read as, on translations. There were no labeled real images, so the segmenter's own "
-            "confusion is part of this."
-        )
+        why = "There were no labeled real images" if not unlabeled(metrics) else "The class is what is read in the source, not a label"
+        note = f"What pixels of a class are read as, on translations. {why}, so the segmenter's own confusion is part of this."
     if shown.crowded:
         note += " The classes that flip most come first."
     nothing = "Nothing is read as another class" + (" more often than on real images." if known else ".")

@@ -58,18 +58,28 @@ def unjudged(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name, confusion, real in rows if _known(confusion) and not _known(real)]
 
 
+def unlabeled(metrics: Mapping[str, Any]) -> bool:
+    """Whether no labels were given, so that what the segmenter reads in the sources stands for them."""
+    made = metrics.get("made") or {}
+    return "labels" in made and made["labels"] is None
+
+
 def verdict(metrics: Mapping[str, Any]) -> Verdict:
     """Whether anything flipped, how much, and what most."""
     raw, excess = Amount.of(metrics["flip_rate"]), Amount.of(metrics["excess_flip_rate"])
     top = next(iter(top_flips(metrics)), None)
     if excess.value is None:
-        return _unknown(raw, top)
+        return _unknown(raw, top, unlabeled(metrics))
     tone, answer = _judge(excess, top)
     text = f"{percent(raw.value)} of all pixels read as another class than their label: no more than the segmenter confuses on real images."
     if excess.value > 0:
         interval = excess.interval(percent)
-        rate = f"{percent(excess.value)} of all pixels{f' ({interval})' if interval else ''}"
+        judged = "the pixels of classes that real images show" if unjudged(metrics) else "all pixels"
+        rate = f"{percent(excess.value)} of {judged}{f' ({interval})' if interval else ''}"
         text = f"{rate} read as another class than their label, beyond what the segmenter confuses on real images."
+    if missing := unjudged(metrics):
+        seen = sum(share or 0 for name, share in metrics["class_shares"].items() if name not in missing)
+        text += f" Classes that real images show are {percent(seen)} of all pixels."
     if top is not None:
         where = f"in {percent(top.translated)} of its pixels, against {percent(top.real)} on real images"
         text += f" Most of all, {top.source} reads as {top.target}: {where}."
@@ -87,11 +97,14 @@ def _judge(excess: Amount, top: Flip | None) -> tuple[Tone, str]:
     return "good", "No, nothing beyond the segmenter’s own confusion"
 
 
-def _unknown(raw: Amount, top: Flip | None) -> Verdict:
+def _unknown(raw: Amount, top: Flip | None, by_sources: bool) -> Verdict:
     text = "How much of it is the segmenter’s own confusion, only labeled real images can tell, and there were none."
+    if by_sources:
+        text = "What the segmenter reads in the sources stands for labels. How much of it is its own confusion, only labels can tell."
     if top is not None:
         text = f"Most of all, {top.source} reads as {top.target}, in {percent(top.translated)} of its pixels. {text}"
-    how_much = "" if raw.value is None else f": {percent(raw.value)} of all pixels read as another class than their label"
+    other = "in their source" if by_sources else "their label"
+    how_much = "" if raw.value is None else f": {percent(raw.value)} of all pixels read as another class than {other}"
     return Verdict(QUESTION, f"Not known{how_much}", text)
 
 
