@@ -226,6 +226,10 @@ def test_trust_maps_of_shards_are_shards(translator: Translator, shards: Path, t
     assert quietly(translator, shards, tmp_path / "out", trust=True) == Outcome(skipped=6)
     (trust_folder(tmp_path / "out") / "train-2.tar").unlink()
     assert quietly(translator, shards, tmp_path / "out", trust=True).done == 2
+    (tmp_path / "out/train-1.tar").unlink()
+    assert quietly(translator, shards, tmp_path / "out").done == 2
+    assert quietly(translator, shards, tmp_path / "out", trust=True).done == 2, "the maps are those of an earlier translation"
+    assert quietly(translator, shards, tmp_path / "out", trust=True) == Outcome(skipped=6)
     shard(shards / "train-2.tar", [("a.png", png()), ("a.jpg", png(kind="JPEG"))])
     refused = quietly(translator, shards / "train-2.tar", tmp_path / "other", trust=True)
     assert len(refused.failed) == 1 and "would have one trust map, a.png" in refused.failed[0]

@@ -39,6 +39,8 @@ class Manifest:
         """The names of what is done, and of what source."""
         self.begun: set[str] = set()
         """What was translated into it, call by call: an image of these may be there before its line is."""
+        self.trusted: set[str] = set()
+        """The names of what is done and has trust maps, of these very translations."""
         self._stamps: dict[str, int] = {}
         self.images: dict[str, int] = {}
         """How many there are in each shard that is done."""
@@ -113,6 +115,7 @@ class Manifest:
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)
                 self.copied.pop(line["file"], None)  # the last word counts: --labels may have been given to only one of two calls
+                (self.trusted.add if "trust" in line else self.trusted.discard)(line["file"])
                 self._keep_size(line)
                 if "stamp" in line:
                     self._stamps[line["file"]] = hash(tuple(line["stamp"]))

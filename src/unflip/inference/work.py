@@ -83,7 +83,8 @@ def note_shard(note: Note, name: str, source: str, lines: Sequence[Line]) -> Non
     failed = sum(each["status"] == "failed" for each in lines)
     for each in lines:
         note(each | {"shard": name})
-    whole = line(name, source, {"images": len(lines) - failed})
+    trust = {"trust": True} if any("trust" in each for each in lines) else {}
+    whole = line(name, source, {"images": len(lines) - failed, **trust})
     note(whole | {"status": "failed", "failed": failed} if failed else whole)
 
 
