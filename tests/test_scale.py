@@ -311,7 +311,7 @@ def test_remote_calls_that_are_wrong(cli: Callable[..., Any], model: Path, trans
         assert result.code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result
         assert said in result.stderr and not (tmp_path / "out").exists()
     other = make_model(tmp_path / "other", seed=8)
-    assert "by another model, direction or depth" in cli("translate", other, f"{memory}/in", "--out", f"{memory}/done").stderr
+    assert "by another model, or by this one used otherwise" in cli("translate", other, f"{memory}/in", "--out", f"{memory}/done").stderr
     assert Place(f"{memory}/taken").read("1.png") == b"mine"
 
 

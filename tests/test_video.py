@@ -255,6 +255,13 @@ def test_frames_share_their_statistics(model: Path, tmp_path: Path) -> None:
         assert np.mean([np.abs(a - b).mean() for a, b in zip(found, other, strict=True)]) > 10
 
 
+def test_other_statistics_are_another_translation(model: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.mkv", scenes(2, 32, 32))
+    quietly(unflip.load(model, device="cpu"), source, tmp_path / "out")
+    with pytest.raises(UserError, match="by this one used otherwise"):
+        quietly(unflip.load(model, device="cpu", statistics="frame"), source, tmp_path / "out")
+
+
 def test_large_frames_go_by_tiles(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "a.mkv", scenes(5, 150, 100), pixels="yuv444p")
     added: list[Array] = []

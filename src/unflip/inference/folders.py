@@ -125,7 +125,7 @@ def translate_folder(
         beside_it = labels_place(out)
         copies.append(Copies(data.outside, beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
     with disk_errors(Path(place.where)):
-        manifest = Manifest(place, translator)
+        manifest = Manifest(place, translator, bool(videos))
         there = place.having([job.name for job in jobs])
         _refuse_to_overwrite(place, source, jobs, there, manifest)
         mapped = set() if maps is None else maps.having([map_name(job.name) for job in jobs])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from unflip.data.bands import FULL, Bands
 from unflip.data.places import Place
 from unflip.errors import UserError
 from unflip.inference.jobs import Line, stamp
@@ -26,14 +27,13 @@ FIRST = 100
 class Manifest:
     """``manifest.jsonl`` in ``out``: read when made, added to within ``with``.
 
-    Raises ``UserError`` where it is another model's.
+    Raises ``UserError`` where it is another model's, or of one that was used otherwise; of ``videos``, with other statistics, too.
     """
 
-    def __init__(self, out: Place, translator: Translator) -> None:
+    def __init__(self, out: Place, translator: Translator, videos: bool = False) -> None:
         self.out = out
-        self.model = f"{translator.config.files.get('model.safetensors', 'unknown')}:{translator.direction}"
-        self.model += f":{translator.depth}" if translator.depth else ""
-        """The weights, the direction and the depth that was asked for: what makes a translation another one."""
+        self.model = _key(translator, videos)
+        """What makes a translation another one."""
         self.by: Line = {"model": self.model, "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
         self.done: dict[str, str] = {}
         """The names of what is done, and of what source."""
@@ -108,7 +108,9 @@ class Manifest:
         try:
             line = json.loads(text)
             if line["model"] != self.model:
-                raise UserError(f"--out {self.out} holds translations by another model, direction or depth; choose another folder")
+                raise UserError(
+                    f"--out {self.out} holds translations by another model, or by this one used otherwise; choose another folder"
+                )
             if line["status"] == "begun":
                 self.begun.add(line["source"])
             elif line["status"] == "done":
@@ -129,3 +131,19 @@ class Manifest:
         if "size" in line:
             size = tuple(line["size"])
             self.sizes[line["file"]] = self._same.setdefault(size, size)  # of a million images, most have one size
+
+
+def _key(translator: Translator, videos: bool) -> str:
+    """The weights, the direction, and of how they are used all that is not as usual, so that early manifests still hold."""
+    parts = [translator.config.files.get("model.safetensors", "unknown"), translator.direction, translator.depth]
+    parts.append(None if str(translator.resize) == "none" else f"resize={translator.resize}")
+    parts += [_ends("source", translator.source), _ends("target", translator.target)]
+    parts.append(f"statistics={translator.statistics}" if videos and translator.statistics != "exact" else None)
+    return ":".join(filter(None, parts))
+
+
+def _ends(side: str, bands: Bands) -> str | None:
+    """What the values of a side's images mean, where that is not as usual."""
+    if set(bands.ranges) == {FULL[bands.depth]} and bands.nodata is None:
+        return None
+    return f"{side}={','.join(f'{low:g}..{high:g}' for low, high in bands.ranges)},{bands.nodata}"
