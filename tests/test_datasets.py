@@ -18,8 +18,11 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+import unflip
+from helpers import make_model
 from test_translate import picture, save, tree
 from unflip.data import streets
+from unflip.data.bands import FULL, Bands
 from unflip.data.folders import find_images, survey
 from unflip.data.labels import match_labels, read_classes, survey_labels
 from unflip.data.places import Place
@@ -347,6 +350,17 @@ def test_label_maps_of_another_size_are_listed(
     result = cli("translate", model, *call, "--device", "cpu")
     assert result.code == 0 and (tmp_path / place / "000001.png").read_bytes() == good
     assert "2 files of the data set copied" in result.stdout
+
+
+@pytest.mark.parametrize("where", ["within", "elsewhere"])
+def test_label_maps_of_images_whose_names_change_are_checked(masks: Path, tmp_path: Path, where: str) -> None:
+    deep = Bands(depth="uint16", count=4, ranges=(FULL["uint16"],))
+    translator = unflip.load(make_model(tmp_path / "deep", target=deep), device="cpu")
+    ids(masks / "labels/000001.png", (40, 48))
+    source, labels = (masks, None) if where == "within" else (masks / "images", masks / "labels")
+    found = quietly(translator, source, tmp_path / "out", labels=labels)
+    assert found.done == 4 and len(found.failed) == 1
+    assert "label map is 40x48" in found.failed[0] and "000001.tif is 48x40" in found.failed[0]
 
 
 # --- what is copied, and what is not

@@ -11,7 +11,7 @@ from unflip.data.save import name_for
 from unflip.data.videos import look
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
-from unflip.inference.annotations import Annotations, Copies, beside
+from unflip.inference.annotations import Annotations, Companion, Copies, beside
 from unflip.inference.hf import translate_dataset
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
 from unflip.inference.manifest import MANIFEST as MANIFEST
@@ -120,10 +120,10 @@ def translate_folder(
     data = beside(source, jobs, labels, annotations)
     jobs = _named(data.jobs, translator)
     place, maps = Place(out), trust_place(out) if trust else None
-    copies = [Copies(data.files, place, annotations, Moved(source, place))]
+    copies = [Copies(_renamed(data.files, translator), place, annotations, Moved(source, place))]
     if data.outside:
         beside_it = labels_place(out)
-        copies.append(Copies(data.outside, beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
+        copies.append(Copies(_renamed(data.outside, translator), beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
     with disk_errors(Path(place.where)):
         manifest = Manifest(place, translator, bool(videos))
         there = place.having([job.name for job in jobs])
@@ -194,6 +194,11 @@ def _named(jobs: Sequence[Job], translator: Translator) -> list[Job]:
         if other.name != before.name:
             raise UserError(f"{other.name} and {before.name} would both become {job.name}, as images are {translator.target}; rename one")
     return named
+
+
+def _renamed(files: Sequence[Companion], translator: Translator) -> list[Companion]:
+    """Label maps, with the names that their images have as translations."""
+    return [file._replace(images=tuple(name_for(image, translator.target) for image in file.images)) for file in files]
 
 
 def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], there: set[str], manifest: Manifest) -> None:
