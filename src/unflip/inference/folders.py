@@ -203,6 +203,9 @@ def _renamed(files: Sequence[Companion], translator: Translator) -> list[Compani
 
 def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], there: set[str], manifest: Manifest) -> None:
     """Nothing is written over an image that is not an earlier translation of the same source."""
+    copied = sorted(job.name for job in jobs if job.name in there and job.name in manifest.copied)
+    if copied:
+        raise UserError(f"--out {out} holds {len(copied)} label maps that were copied, such as {copied[0]}; name their folder by --labels")
     if _is_folder(source) and _within(out, source):
         raise UserError(f"--out {out} lies in the folder of the source images, {source}; choose another folder")
     whole = identity(str(source))
