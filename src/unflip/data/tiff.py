@@ -15,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unflip.data.bands import Depth, Pixels, unbanded
-from unflip.data.codecs import open_tiff, refuse_bomb, refuse_codec
+from unflip.data.codecs import COMPRESSIONS, open_tiff, refuse_bomb, refuse_codec
 from unflip.errors import UserError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
@@ -104,7 +104,10 @@ class Tiff:
 
     @property
     def windows(self) -> bool:
-        """Whether a part can be read without decoding all of it."""
+        """Whether a part can be read without decoding all of it; never where it is for Pillow to say whether it can be decoded."""
+        return self.page.compression in COMPRESSIONS and self._is_divided()
+
+    def _is_divided(self) -> bool:
         return self.raw[0] or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
 
     def whole(self, size: int) -> bool:
