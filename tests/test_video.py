@@ -284,6 +284,14 @@ def test_resized_models(tmp_path: Path) -> None:
             assert found.shape == (64, 100, 3) and np.abs(translator(image).astype(int) - found).mean() < 6
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
+def test_a_video_need_not_start_at_0(translator: Translator, tmp_path: Path, suffix: str) -> None:
+    source = write(tmp_path / f"late{suffix}", scenes(5, 32, 32), start=Fraction(5))
+    assert times(source)[0] == pytest.approx(5)
+    assert quietly(translator, source, tmp_path / "out") == Outcome(done=1)
+    assert times(tmp_path / "out" / source.name) == pytest.approx(times(source), abs=2e-3)
+
+
 # --- folders
 
 
