@@ -391,6 +391,19 @@ def test_only_the_images_or_links(cli: Callable[..., Any], model: Path, yolo: Pa
     assert (tmp_path / "moved/deep/b/labels/train/0.txt").read_text().startswith("0 0.5"), "moved together, links hold"
 
 
+def test_copies_take_the_place_of_links(translator: Translator, yolo: Path, tmp_path: Path) -> None:
+    out, label = tmp_path / "out", "labels/train/0.txt"
+    linked = quietly(translator, yolo, out, annotations="link").linked
+    assert linked and (out / label).is_symlink()
+    (out / "labels/train/1.txt").unlink()
+    (out / "labels/train/1.txt").symlink_to(write(tmp_path / "mine.txt", "mine"))
+    assert quietly(translator, yolo, out).copied == linked - 1
+    assert not (out / label).is_symlink() and (out / label).read_bytes() == (yolo / label).read_bytes()
+    assert (out / "labels/train/1.txt").read_text() == "mine", "a link that unflip did not make"
+    again = quietly(translator, yolo, out)
+    assert (again.done, again.copied, again.failed) == (0, 0, [])
+
+
 def test_links_to_another_disk_are_absolute(translator: Translator, yolo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 

@@ -158,6 +158,8 @@ class Copies:
         except UserError:
             return True  # which is to be said in its turn
         digest, known = _digest(data), manifest.copied.get(self.prefix + file.name)
+        if self._is_linked(file):
+            return True
         if digest == known:
             return False
         with disk_errors(Path(self.place.path(file.name))):
@@ -166,6 +168,13 @@ class Copies:
             more = "which unflip did not write" if known is None else "which was changed, as was its original"
             raise UserError(f"{self.place} holds another {file.name}, {more}; move it away, or choose another --out")
         return found != digest
+
+    def _is_linked(self, file: Companion) -> bool:
+        """Whether a link to the original is where a copy is to be."""
+        if self.how != "copy" or self.place.remote or is_remote(file.source):
+            return False
+        path = self.place.path(file.name)
+        return os.path.islink(path) and os.path.realpath(path) == os.path.realpath(local(file.source))
 
     def _written(self, file: Companion, sizes: dict[str, tuple[int, ...]]) -> Line:
         line: Line = {"file": self.prefix + file.name, "source": identity(file.source)}
