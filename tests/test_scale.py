@@ -195,6 +195,22 @@ def test_bad_members_are_left_out_and_bad_shards_listed(
     assert cli("translate", model, shards, "--out", out).stdout == f"{out}: 0 translated, 6 already there\n"
 
 
+def test_links_and_names_that_lead_out_of_a_shard_are_refused(translator: Translator, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shard(folder / "good.tar", sample(0))
+    for name in ("/abs/1.png", "../2.png", "a/../../3.json"):
+        shard(folder / f"{len(tree(folder))}.tar", [*sample(1), (name, png())])
+    for kind, to in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "s/001.png")):
+        with tarfile.open(shard(folder / f"{len(tree(folder))}.tar", sample(1)), "a") as tar:
+            info = tarfile.TarInfo("link.png")
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    outcome = quietly(translator, folder, tmp_path / "out")
+    assert outcome.done == 1 and len(outcome.failed) == 5 and set(tree(tmp_path / "out")) == {"good.tar", MANIFEST}
+    assert all("is a link or leads out of the shard, " in line for line in outcome.failed)
+
+
 def test_a_shard_that_is_cut_anywhere_is_broken(translator: Translator, shards: Path, tmp_path: Path) -> None:
     data = (shards / "train-0.tar").read_bytes()
     content = len(data.rstrip(b"\0"))
