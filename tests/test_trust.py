@@ -277,6 +277,17 @@ def test_maps_are_those_of_the_translations_that_are_there(model: Path, images: 
     assert made_anew(other, images, out) == ["2.png", "3.jpg", "a/1.png"]
 
 
+def test_a_damaged_translation_gets_no_map_and_the_rest_do(model: Path, images: Path, tmp_path: Path) -> None:
+    translator, out = unflip.load(model, device="cpu"), tmp_path / "out"
+    translate_folder(translator, images, out, progress=False)
+    (out / "2.png").write_bytes((out / "2.png").read_bytes()[:-800])
+    found = translate_folder(translator, images, out, trust=True, progress=False)
+    assert sorted(found.trust) == ["3.jpg", "a/1.png"] and len(found.failed) == 1
+    assert f"{out / '2.png'} " in found.failed[0] and "replace or remove it" in found.failed[0]
+    (out / "2.png").unlink()
+    assert list(translate_folder(translator, images, out, trust=True, progress=False).trust) == ["2.png"]
+
+
 def test_two_images_of_one_name_cannot_have_maps(model: Path, images: Path, tmp_path: Path) -> None:
     shutil.copy(images / "3.jpg", images / "2.jpg")
     translator = unflip.load(model, device="cpu")

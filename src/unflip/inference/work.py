@@ -125,7 +125,10 @@ class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
         if isinstance(image, Large):  # written as it was made
             return found | {"seconds": seconds}
         if translation is None:
-            translation = read(self.out.path(job.name), bands=self.translator.target).pixels
+            try:
+                translation = read(self.out.path(job.name), bands=self.translator.target).pixels
+            except UserError as error:
+                return error
         else:
             try:
                 data = stored(self.translator, image, translation, self.out.path(job.name))
