@@ -25,8 +25,9 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 NODATA = 42113
 """GDAL's tag of the value that stands for nothing."""
-GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
-"""The tags of a GeoTIFF that say where on Earth its pixels are: scale, tie points, transformation, and the keys of the reference system."""
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""The tags of a GeoTIFF that say where on Earth its pixels are: scale, tie points, transformation, the keys of the reference system, and
+the polynomials of the camera (RPC)."""
 
 BANDS = "SCIQ"
 """Axes of a TIFF that are bands; tifffile calls I and Q what a file does not explain."""
