@@ -422,11 +422,11 @@ def test_hidden_files_and_what_is_no_annotation(translator: Translator, tmp_path
     photos(root / "images", ["0.png"])
     copied = ["README.md", "LICENSE", "a/classes.names", "images/0.tfw", "SBD.mat", "deep/manifest.jsonl"]
     hidden = [".gitignore", ".git/config.txt", "images/.cache/x.json"]
-    left = ["images/0.gif", "a.npz", "b.tar.gz", "c.mp4", "d.pkl", "e.safetensors", "f.tar", "manifest.jsonl"]
+    left = ["images/0.png.aux.xml", "images/0.gif", "a.npz", "b.tar.gz", "c.mp4", "d.pkl", "e.safetensors", "f.tar", "manifest.jsonl"]
     for name in (*copied, *hidden, *left):
         write(root / name, name)
     outcome = quietly(translator, root, tmp_path / "out")
-    endings = {".gif": 1, ".npz": 1, ".gz": 1, ".mp4": 1, ".pkl": 1, ".safetensors": 1, ".tar": 1, "manifest.jsonl": 1}
+    endings = {".aux.xml": 1, ".gif": 1, ".npz": 1, ".gz": 1, ".mp4": 1, ".pkl": 1, ".safetensors": 1, ".tar": 1, "manifest.jsonl": 1}
     assert outcome == Outcome(done=1, copied=len(copied), left=endings)
     found = {name for name, data in tree(tmp_path / "out").items() if data is not None}
     assert found == {*copied, "images/0.png", MANIFEST} and set(lines(tmp_path / "out")) == found - {MANIFEST}
