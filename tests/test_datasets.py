@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
 import unflip
@@ -389,6 +389,18 @@ def test_only_the_images_or_links(cli: Callable[..., Any], model: Path, yolo: Pa
         (tmp_path / "moved").mkdir(exist_ok=True)
         (tmp_path / name).rename(tmp_path / "moved" / name)
     assert (tmp_path / "moved/deep/b/labels/train/0.txt").read_text().startswith("0 0.5"), "moved together, links hold"
+
+
+def test_images_that_are_turned_are_counted(cli: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photos(tmp_path / "set/images", ["0.jpg", "1.jpg"])
+    with Image.open(tmp_path / "set/images/0.jpg") as image:
+        image.save(tmp_path / "set/images/0.jpg", exif=exif)
+    call = ("translate", model, tmp_path / "set", "--device", "cpu", "--out")
+    assert "upright" not in cli(*call, tmp_path / "alone").stdout, "there are no annotations"
+    write(tmp_path / "set/coco.json", "{}")
+    assert "1 images turned upright, as their EXIF orientation asks for, but not their annotations" in cli(*call, tmp_path / "out").stdout
 
 
 def test_copies_take_the_place_of_links(translator: Translator, yolo: Path, tmp_path: Path) -> None:

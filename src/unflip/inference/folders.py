@@ -164,6 +164,7 @@ def translate_folder(
             outcome.failed.append(line["error"])
         elif "images" not in line:
             outcome.done += "seconds" in line
+            outcome.turned += "turned" in line
             outcome.skipped += "seconds" not in line  # only its trust map was made
             if "trust" in line:
                 outcome.trust[name] = line["trust"]

@@ -124,6 +124,7 @@ class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
         found: Line = {"size": list(image.size)}
         if isinstance(image, Large):  # written as it was made
             return found | {"seconds": seconds}
+        found |= {"turned": True} if image.turned else {}
         if translation is None:
             try:
                 translation = read(self.out.path(job.name), bands=self.translator.target).pixels
