@@ -564,3 +564,18 @@ def test_geotiffs_stay_where_they_are(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "b.tif") as file, rasterio.open(tmp_path / "a.tif") as before:
         assert file.crs == before.crs and file.transform == before.transform == place and file.nodata == 0
         assert np.array_equal(file.read(), before.read()) and file.dtypes == before.dtypes
+
+
+def test_the_polynomials_of_a_camera_are_kept(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.rpc import RPC
+
+    terms = {f"{of}_coeff": [float(k) for k in range(20)] for of in ("line_num", "line_den", "samp_num", "samp_den")}
+    ends = {f"{of}_{what}": 1.5 for of in ("height", "lat", "line", "long", "samp") for what in ("off", "scale")}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", width=40, height=30, count=4, dtype="uint16") as file:
+        file.write(noise(4, 30, 40).clip(1))
+        file.rpcs = RPC(**terms, **ends)
+    found = read(tmp_path / "a.tif", bands=bands(4))
+    (tmp_path / "b.tif").write_bytes(encode("b.tif", found.pixels, None, found.nodata, found.georeference))
+    with rasterio.open(tmp_path / "b.tif") as file, rasterio.open(tmp_path / "a.tif") as before:
+        assert file.rpcs is not None and file.rpcs.to_dict() == before.rpcs.to_dict()

@@ -508,7 +508,14 @@ def test_a_folder_that_is_no_text(cli: Callable[..., Any], world: Path, monkeypa
     assert_refused(cli(*shlex.split(CALL), "--set", f"data.source={value}"), "source")
 
 
-@pytest.mark.parametrize("call", [CALL.replace("--out out", "--out " + 300 * "a"), f"translate model source --out {300 * 'a'}"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        CALL.replace("--out out", "--out " + 300 * "a"),
+        f"translate model source --out {300 * 'a'}",
+        f"import x.pth --out {300 * 'a'}",
+    ],
+)
 def test_a_name_that_is_too_long(cli: Callable[..., Any], world: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.chdir(world)
     assert_refused(cli(*shlex.split(call)), "aaa")

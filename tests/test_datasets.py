@@ -15,11 +15,14 @@ import fsspec
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
+import unflip
+from helpers import make_model
 from test_translate import picture, save, tree
 from unflip.data import streets
+from unflip.data.bands import FULL, Bands
 from unflip.data.folders import find_images, survey
 from unflip.data.labels import match_labels, read_classes, survey_labels
 from unflip.data.places import Place
@@ -293,8 +296,8 @@ def test_labels_within_the_input_are_named(translator: Translator, masks: Path, 
     assert quietly(translator, masks, tmp_path / "wrong", labels=masks / "truth") == Outcome(skipped=4, copied=4), "said later"
     assert_copied(masks, tmp_path / "wrong")
     assert quietly(translator, masks, tmp_path / "wrong", labels=masks / "truth") == Outcome(skipped=4)
-    assert quietly(translator, masks, tmp_path / "wrong") == Outcome(done=4, skipped=4), "and taken back"
-    assert quietly(translator, masks, tmp_path / "wrong", labels=masks / "truth") == Outcome(skipped=4, copied=4), "the last word counts"
+    with pytest.raises(UserError, match=r"holds 4 label maps that were copied, such as truth/000000\.png; name their folder by --labels"):
+        quietly(translator, masks, tmp_path / "wrong")
     assert_copied(masks, tmp_path / "wrong")
     with pytest.raises(UserError, match=r"no images but the label maps"):
         shutil.rmtree(masks / "images")
@@ -349,6 +352,17 @@ def test_label_maps_of_another_size_are_listed(
     assert "2 files of the data set copied" in result.stdout
 
 
+@pytest.mark.parametrize("where", ["within", "elsewhere"])
+def test_label_maps_of_images_whose_names_change_are_checked(masks: Path, tmp_path: Path, where: str) -> None:
+    deep = Bands(depth="uint16", count=4, ranges=(FULL["uint16"],))
+    translator = unflip.load(make_model(tmp_path / "deep", target=deep), device="cpu")
+    ids(masks / "labels/000001.png", (40, 48))
+    source, labels = (masks, None) if where == "within" else (masks / "images", masks / "labels")
+    found = quietly(translator, source, tmp_path / "out", labels=labels)
+    assert found.done == 4 and len(found.failed) == 1
+    assert "label map is 40x48" in found.failed[0] and "000001.tif is 48x40" in found.failed[0]
+
+
 # --- what is copied, and what is not
 
 
@@ -377,6 +391,31 @@ def test_only_the_images_or_links(cli: Callable[..., Any], model: Path, yolo: Pa
     assert (tmp_path / "moved/deep/b/labels/train/0.txt").read_text().startswith("0 0.5"), "moved together, links hold"
 
 
+def test_images_that_are_turned_are_counted(cli: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photos(tmp_path / "set/images", ["0.jpg", "1.jpg"])
+    with Image.open(tmp_path / "set/images/0.jpg") as image:
+        image.save(tmp_path / "set/images/0.jpg", exif=exif)
+    call = ("translate", model, tmp_path / "set", "--device", "cpu", "--out")
+    assert "upright" not in cli(*call, tmp_path / "alone").stdout, "there are no annotations"
+    write(tmp_path / "set/coco.json", "{}")
+    assert "1 images turned upright, as their EXIF orientation asks for, but not their annotations" in cli(*call, tmp_path / "out").stdout
+
+
+def test_copies_take_the_place_of_links(translator: Translator, yolo: Path, tmp_path: Path) -> None:
+    out, label = tmp_path / "out", "labels/train/0.txt"
+    linked = quietly(translator, yolo, out, annotations="link").linked
+    assert linked and (out / label).is_symlink()
+    (out / "labels/train/1.txt").unlink()
+    (out / "labels/train/1.txt").symlink_to(write(tmp_path / "mine.txt", "mine"))
+    assert quietly(translator, yolo, out).copied == linked - 1
+    assert not (out / label).is_symlink() and (out / label).read_bytes() == (yolo / label).read_bytes()
+    assert (out / "labels/train/1.txt").read_text() == "mine", "a link that unflip did not make"
+    again = quietly(translator, yolo, out)
+    assert (again.done, again.copied, again.failed) == (0, 0, [])
+
+
 def test_links_to_another_disk_are_absolute(translator: Translator, yolo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 
@@ -395,11 +434,11 @@ def test_hidden_files_and_what_is_no_annotation(translator: Translator, tmp_path
     photos(root / "images", ["0.png"])
     copied = ["README.md", "LICENSE", "a/classes.names", "images/0.tfw", "SBD.mat", "deep/manifest.jsonl"]
     hidden = [".gitignore", ".git/config.txt", "images/.cache/x.json"]
-    left = ["images/0.gif", "a.npz", "b.tar.gz", "c.mp4", "d.pkl", "e.safetensors", "f.tar", "manifest.jsonl"]
+    left = ["images/0.png.aux.xml", "images/0.gif", "a.npz", "b.tar.gz", "c.mp4", "d.pkl", "e.safetensors", "f.tar", "manifest.jsonl"]
     for name in (*copied, *hidden, *left):
         write(root / name, name)
     outcome = quietly(translator, root, tmp_path / "out")
-    endings = {".gif": 1, ".npz": 1, ".gz": 1, ".mp4": 1, ".pkl": 1, ".safetensors": 1, ".tar": 1, "manifest.jsonl": 1}
+    endings = {".aux.xml": 1, ".gif": 1, ".npz": 1, ".gz": 1, ".mp4": 1, ".pkl": 1, ".safetensors": 1, ".tar": 1, "manifest.jsonl": 1}
     assert outcome == Outcome(done=1, copied=len(copied), left=endings)
     found = {name for name, data in tree(tmp_path / "out").items() if data is not None}
     assert found == {*copied, "images/0.png", MANIFEST} and set(lines(tmp_path / "out")) == found - {MANIFEST}
@@ -555,6 +594,16 @@ def test_shards_keep_their_members_and_the_files_beside_them(translator: Transla
         ("it is /data/set.", "it is /new/out."),
         (r'"\/data\/set\/a.png"', r'"\/new\/out\/a.png"'),
         ("/data/set2/a.png /data/set-old /data/set.old /data/sett", None),
+        ("/data/set night/a.png\n/data/set+aug/a.png /data/set@x/e /data/set(1)/a.png /data/set#2 /data/set=x /data/set&amp;co", None),
+        ("path: /data/set  # not data/old", "path: /new/out  # not data/old"),
+        ("path: /data/set # not data/old", "path: /new/out # not data/old"),
+        ("/data/set one or two", "/new/out one or two"),
+        ("/data/set /other\n/data/set\ta/b\r\n", "/new/out /other\n/new/out\ta/b\r\n"),
+        (
+            "[/data/set, /data/set] {a: /data/set} (/data/set) <a>/data/set</a>",
+            "[/new/out, /new/out] {a: /new/out} (/new/out) <a>/new/out</a>",
+        ),
+        ("&quot;/data/set&quot; /data/set: 4 /data/set;", "&quot;/new/out&quot; /new/out: 4 /new/out;"),
         ("/mnt/data/set/a.png ~/data/set ./data/set ../data/set data/set", None),
         ("/data /data/ /dat", None),
         ("http://host/data/set", None),

@@ -141,7 +141,7 @@ def test_another_depth_is_another_translation(tmp_path: Path) -> None:
     make(tmp_path, SAR, SAR)
     write(tmp_path / "in/a.tif", scene(20, 24, SAR))
     translate_folder(unflip.load(tmp_path / "model", device="cpu"), tmp_path / "in", tmp_path / "out", progress=False)
-    with pytest.raises(UserError, match="another model, direction or depth"):
+    with pytest.raises(UserError, match="another model, or by this one used otherwise"):
         shallow = unflip.load(tmp_path / "model", device="cpu", depth="uint8")
         translate_folder(shallow, tmp_path / "in", tmp_path / "out", progress=False)
     same = unflip.load(tmp_path / "model", device="cpu", depth="uint16")

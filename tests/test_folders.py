@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unflip.data.folders import Entry, find_images, relative_names, same_folder, survey
+from unflip.data.folders import Entry, everything, find_images, relative_names, same_folder, survey
 from unflip.errors import UserError
 
 Folder = Callable[..., Path]
@@ -61,6 +61,15 @@ def test_links_are_followed_without_loops(tmp_path: Path) -> None:
     (tmp_path / "data" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"gone\.png"):
         survey(find_images(tmp_path / "data"))
+
+
+def test_pipes_are_no_files(tmp_path: Path) -> None:
+    touch(tmp_path, "data/a.png", "data/sub/b.txt")
+    os.mkfifo(tmp_path / "data/README")
+    (tmp_path / "data/c.txt").symlink_to(tmp_path / "data/README")
+    (tmp_path / "data/d.txt").symlink_to(tmp_path / "data/sub/b.txt")
+    (tmp_path / "data/gone.txt").symlink_to("nowhere")
+    assert sorted(everything(tmp_path / "data")) == ["a.png", "d.txt", "gone.txt", "sub/b.txt"]
 
 
 def test_a_list_is_read_relative_to_its_folder(tmp_path: Path) -> None:

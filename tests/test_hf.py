@@ -250,7 +250,7 @@ def test_what_is_not_ours_is_left_alone(translator: Translator, splits: Path, tm
         shutil.copytree(tmp_path / f"set{count}", splits)
         with pytest.raises(UserError, match="holds translations of another data set or column"):
             quietly(translator, splits, tmp_path / "out")
-    with pytest.raises(UserError, match="by another model, direction or depth"):
+    with pytest.raises(UserError, match="by another model, or by this one used otherwise"):
         quietly(unflip.load(make_model(tmp_path / "model8", seed=8), device="cpu"), splits, tmp_path / "out")
     assert tree(tmp_path / "out") == before
 

@@ -273,6 +273,7 @@ def test_what_cannot_be_asked_of_it(pair: Pair, tmp_path: Path, cli: Cli, monkey
         "unknown direction": (pair.folder, "--out", tmp_path / "b.onnx", "--direction", "up"),
     }
     (tmp_path / "c.onnx").mkdir()
+    refused["aaa.onnx: the name is too long"] = (pair.folder, "--out", tmp_path / f"{300 * 'a'}.onnx")
     refused["c.onnx is a folder"] = (pair.folder, "--out", tmp_path / "c.onnx")
     for said, given in refused.items():
         done = cli("export", *given)

@@ -195,6 +195,22 @@ def test_bad_members_are_left_out_and_bad_shards_listed(
     assert cli("translate", model, shards, "--out", out).stdout == f"{out}: 0 translated, 6 already there\n"
 
 
+def test_links_and_names_that_lead_out_of_a_shard_are_refused(translator: Translator, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shard(folder / "good.tar", sample(0))
+    for name in ("/abs/1.png", "../2.png", "a/../../3.json"):
+        shard(folder / f"{len(tree(folder))}.tar", [*sample(1), (name, png())])
+    for kind, to in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "s/001.png")):
+        with tarfile.open(shard(folder / f"{len(tree(folder))}.tar", sample(1)), "a") as tar:
+            info = tarfile.TarInfo("link.png")
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    outcome = quietly(translator, folder, tmp_path / "out")
+    assert outcome.done == 1 and len(outcome.failed) == 5 and set(tree(tmp_path / "out")) == {"good.tar", MANIFEST}
+    assert all("is a link or leads out of the shard, " in line for line in outcome.failed)
+
+
 def test_a_shard_that_is_cut_anywhere_is_broken(translator: Translator, shards: Path, tmp_path: Path) -> None:
     data = (shards / "train-0.tar").read_bytes()
     content = len(data.rstrip(b"\0"))
@@ -226,6 +242,10 @@ def test_trust_maps_of_shards_are_shards(translator: Translator, shards: Path, t
     assert quietly(translator, shards, tmp_path / "out", trust=True) == Outcome(skipped=6)
     (trust_folder(tmp_path / "out") / "train-2.tar").unlink()
     assert quietly(translator, shards, tmp_path / "out", trust=True).done == 2
+    (tmp_path / "out/train-1.tar").unlink()
+    assert quietly(translator, shards, tmp_path / "out").done == 2
+    assert quietly(translator, shards, tmp_path / "out", trust=True).done == 2, "the maps are those of an earlier translation"
+    assert quietly(translator, shards, tmp_path / "out", trust=True) == Outcome(skipped=6)
     shard(shards / "train-2.tar", [("a.png", png()), ("a.jpg", png(kind="JPEG"))])
     refused = quietly(translator, shards / "train-2.tar", tmp_path / "other", trust=True)
     assert len(refused.failed) == 1 and "would have one trust map, a.png" in refused.failed[0]
@@ -307,7 +327,7 @@ def test_remote_calls_that_are_wrong(cli: Callable[..., Any], model: Path, trans
         assert result.code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result
         assert said in result.stderr and not (tmp_path / "out").exists()
     other = make_model(tmp_path / "other", seed=8)
-    assert "by another model, direction or depth" in cli("translate", other, f"{memory}/in", "--out", f"{memory}/done").stderr
+    assert "by another model, or by this one used otherwise" in cli("translate", other, f"{memory}/in", "--out", f"{memory}/done").stderr
     assert Place(f"{memory}/taken").read("1.png") == b"mine"
 
 

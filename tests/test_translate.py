@@ -19,10 +19,13 @@ from torch import Tensor, nn
 import unflip
 from helpers import lively, make_model, refused, rng
 from unflip import modelfolder
+from unflip.data.bands import FULL, Bands
 from unflip.data.formats import FORMATS
+from unflip.data.places import Place
 from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.inference.folders import MANIFEST, Outcome, translate_folder
+from unflip.inference.manifest import Manifest
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator
 from unflip.networks import ResnetConfig
@@ -341,7 +344,7 @@ def test_two_sided_models_translate_both_ways(models: Callable[..., Path], tmp_p
     save(tmp_path / "in/a.png", image)
     quietly(forward, tmp_path / "in", tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match="another model, direction or depth"):
+    with pytest.raises(UserError, match="another model, or by this one used otherwise"):
         quietly(backward, tmp_path / "in", tmp_path / "out")
     assert tree(tmp_path / "out") == before
 
@@ -567,9 +570,37 @@ def test_an_interrupted_folder_goes_on(
 def test_translations_of_another_model_are_not_mixed(models: Callable[..., Path], done: tuple[Path, Path]) -> None:
     source, out = done
     before = tree(out)
-    with pytest.raises(UserError, match="another model, direction or depth; choose another folder"):
+    with pytest.raises(UserError, match="another model, or by this one used otherwise; choose another folder"):
         quietly(unflip.load(models(seed=8), device="cpu"), source, out)
     assert tree(out) == before
+
+
+BYTES, DEEP = Bands(), Bands(depth="uint16", ranges=(FULL["uint16"],))
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {"resize": "16x16"},
+        {"source": Bands(ranges=((0, 200),))},
+        {"target": Bands(nodata=0)},
+        {"target": DEEP.model_copy(update={"nodata": 0})},
+    ],
+)
+def test_one_models_translations_made_otherwise_are_not_mixed(
+    models: Callable[..., Path], done: tuple[Path, Path], otherwise: dict[str, Any]
+) -> None:
+    source, out = done
+    before = tree(out)
+    with pytest.raises(UserError, match="by this one used otherwise"):
+        quietly(unflip.load(models(**otherwise), device="cpu"), source, out)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("bands", [BYTES, DEEP])
+def test_the_key_of_usual_models_is_that_of_early_manifests(models: Callable[..., Path], tmp_path: Path, bands: Bands) -> None:
+    translator = unflip.load(models(source=bands, target=bands), device="cpu")
+    assert Manifest(Place(tmp_path), translator).model == f"{translator.config.files['model.safetensors']}:forward"
 
 
 def test_translations_of_other_images_are_not_mixed(translator: Translator, done: tuple[Path, Path], tmp_path: Path) -> None:

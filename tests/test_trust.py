@@ -23,6 +23,7 @@ from unflip.errors import UserError
 from unflip.evaluation.pictures import DOUBT, doubted
 from unflip.inference import clues, trust
 from unflip.inference.folders import translate_folder, trust_folder
+from unflip.inference.translator import Translator
 from unflip.seeding import numpy_rng
 
 Array = np.ndarray[Any, Any]
@@ -242,12 +243,49 @@ def test_maps_that_are_missing_are_made_later(model: Path, images: Path, tmp_pat
     translator, out = unflip.load(model, device="cpu"), tmp_path / "out"
     assert translate_folder(translator, images, out, progress=False).done == 3 and not trust_folder(out).exists()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")}
-    assert translate_folder(translator, images, out, trust=True, progress=False).done == 3
+    found = translate_folder(translator, images, out, trust=True, progress=False)
+    assert (found.done, found.skipped, len(found.trust)) == (0, 3, 3), "there are translations already"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")} == before and len(before) == 3, "translated again"
     (trust_folder(out) / "2.png").unlink()
-    assert translate_folder(translator, images, out, trust=True, progress=False).done == 1
+    assert list(translate_folder(translator, images, out, trust=True, progress=False).trust) == ["2.png"]
     again = translate_folder(translator, images, out, trust=True, progress=False)
     assert (again.done, again.skipped, again.trust) == (0, 3, {})
+
+
+def made_anew(translator: Translator, images: Path, out: Path) -> list[str]:
+    """The images whose trust maps a call makes, which then are as those of a call on a new folder."""
+    found = translate_folder(translator, images, out, trust=True, progress=False)
+    new = out.with_name("new")
+    translate_folder(translator, images, new, trust=True, progress=False)
+    for name in ("a/1.png", "2.png"):  # stored without loss, so that it does not matter when a map is made
+        assert (trust_folder(out) / name).read_bytes() == (trust_folder(new) / name).read_bytes()
+    for folder in (new, trust_folder(new)):
+        shutil.rmtree(folder)
+    return sorted(found.trust)
+
+
+def test_maps_are_those_of_the_translations_that_are_there(model: Path, images: Path, tmp_path: Path) -> None:
+    translator, out = unflip.load(model, device="cpu"), tmp_path / "out"
+    translate_folder(translator, images, out, trust=True, progress=False)
+    Image.fromarray(painted(9)[0]).save(images / "2.png")
+    assert translate_folder(translator, images, out, progress=False).done == 1
+    assert made_anew(translator, images, out) == ["2.png"]
+    assert made_anew(translator, images, out) == []
+    shutil.rmtree(out)
+    other = unflip.load(make_model(tmp_path / "other", seed=8), device="cpu")
+    assert translate_folder(other, images, out, progress=False).done == 3
+    assert made_anew(other, images, out) == ["2.png", "3.jpg", "a/1.png"]
+
+
+def test_a_damaged_translation_gets_no_map_and_the_rest_do(model: Path, images: Path, tmp_path: Path) -> None:
+    translator, out = unflip.load(model, device="cpu"), tmp_path / "out"
+    translate_folder(translator, images, out, progress=False)
+    (out / "2.png").write_bytes((out / "2.png").read_bytes()[:-800])
+    found = translate_folder(translator, images, out, trust=True, progress=False)
+    assert sorted(found.trust) == ["3.jpg", "a/1.png"] and len(found.failed) == 1
+    assert f"{out / '2.png'} " in found.failed[0] and "replace or remove it" in found.failed[0]
+    (out / "2.png").unlink()
+    assert list(translate_folder(translator, images, out, trust=True, progress=False).trust) == ["2.png"]
 
 
 def test_two_images_of_one_name_cannot_have_maps(model: Path, images: Path, tmp_path: Path) -> None:
@@ -273,6 +311,10 @@ def test_what_lies_where_the_maps_belong_is_not_overwritten(model: Path, images:
     with pytest.raises(UserError, match="which unflip did not write"):
         translate_folder(unflip.load(model, device="cpu"), images, tmp_path / "out", trust=True, progress=False)
     assert mine.read_text() == "mine" and not (tmp_path / "out").exists()
+    translate_folder(unflip.load(model, device="cpu"), images, tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="which unflip did not write"):
+        translate_folder(unflip.load(model, device="cpu"), images, tmp_path / "out", trust=True, progress=False)
+    assert mine.read_text() == "mine"
 
 
 def test_the_folder_beside_out_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,13 @@ def test_frames_share_their_statistics(model: Path, tmp_path: Path) -> None:
         assert np.mean([np.abs(a - b).mean() for a, b in zip(found, other, strict=True)]) > 10
 
 
+def test_other_statistics_are_another_translation(model: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.mkv", scenes(2, 32, 32))
+    quietly(unflip.load(model, device="cpu"), source, tmp_path / "out")
+    with pytest.raises(UserError, match="by this one used otherwise"):
+        quietly(unflip.load(model, device="cpu", statistics="frame"), source, tmp_path / "out")
+
+
 def test_large_frames_go_by_tiles(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "a.mkv", scenes(5, 150, 100), pixels="yuv444p")
     added: list[Array] = []
@@ -275,6 +282,14 @@ def test_resized_models(tmp_path: Path) -> None:
     with fixed(translator, decoded):
         for image, found in zip(decoded, read(tmp_path / "out/a.mkv"), strict=True):
             assert found.shape == (64, 100, 3) and np.abs(translator(image).astype(int) - found).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
+def test_a_video_need_not_start_at_0(translator: Translator, tmp_path: Path, suffix: str) -> None:
+    source = write(tmp_path / f"late{suffix}", scenes(5, 32, 32), start=Fraction(5))
+    assert times(source)[0] == pytest.approx(5)
+    assert quietly(translator, source, tmp_path / "out") == Outcome(done=1)
+    assert times(tmp_path / "out" / source.name) == pytest.approx(times(source), abs=2e-3)
 
 
 # --- folders

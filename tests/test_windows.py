@@ -121,6 +121,16 @@ def test_what_is_not_read_in_windows(tmp_path: Path, windows: list[str]) -> None
     assert outcome.done == 1 and not windows, "a trust map looks at the whole"
 
 
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl"])
+def test_no_codec_is_decoded_in_windows_that_is_not_decoded_as_a_whole(tmp_path: Path, windows: list[str], compression: str) -> None:
+    make(tmp_path, RGB, RGB)
+    write(tmp_path / "in/a.png", scene(100, 120, RGB))
+    tifffile.imwrite(tmp_path / "in/b.tif", scene(200, 200, RGB), photometric="rgb", tile=(64, 64), compression=compression)
+    whole = translated(tiled(tmp_path, "none"), tmp_path / "in", tmp_path / "whole")
+    found = translated(tiled(tmp_path), tmp_path / "in", tmp_path / "out")
+    assert not windows and found.failed == whole.failed and len(found.failed) == 1
+
+
 def test_a_damaged_file_is_listed_and_leaves_nothing(tmp_path: Path, windows: list[str]) -> None:
     make(tmp_path, SAR, SAR)
     for name in ("a", "b"):

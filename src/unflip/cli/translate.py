@@ -107,6 +107,8 @@ def _of_the_data_set(outcome: Outcome) -> Iterator[str]:
     for what, count in (("copied", outcome.copied), ("linked to", outcome.linked)):
         if count:
             yield f"{count} files of the data set {what}"
+    if outcome.turned and (outcome.copied or outcome.linked):
+        yield f"{outcome.turned} images turned upright, as their EXIF orientation asks for, but not their annotations; check that they fit"
     for folder, count in outcome.labels.items():
         yield f"{folder}: {count} label maps, as their names and colors say; not translated"
     if outcome.left:

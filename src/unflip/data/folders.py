@@ -76,8 +76,11 @@ def find_files(where: Path, videos: bool = False) -> list[Path]:
 
 
 def everything(root: Path) -> list[str]:
-    """The relative names of all files of a folder and the folders in it, images or not; hidden ones are skipped, loops are not entered."""
-    return [path.relative_to(root).as_posix() for path in _seen(root)]
+    """The relative names of all files of a folder and the folders in it, images or not; hidden ones are skipped, loops are not entered.
+
+    Pipes, sockets and devices are no files: who reads them may wait for ever.
+    """
+    return [path.relative_to(root).as_posix() for path in _seen(root) if os.path.isfile(path) or not os.path.exists(path)]
 
 
 class Sifted(NamedTuple):

@@ -63,6 +63,8 @@ class Decoded(NamedTuple):
     nodata: float | None = None
     """The value that stands for nothing."""
     georeference: tuple[Tag, ...] = ()
+    turned: bool = False
+    """Whether it is stored otherwise than upright."""
 
 
 def read(path: Path | str, resize: str = "none", file: BinaryIO | None = None, bands: Bands = RGB) -> Decoded:
@@ -236,7 +238,7 @@ def _decoded(stored: _Shallow | _Deep, resize: str, bands: Bands) -> Decoded:
         pixels, alpha = (None if x is None else _turned(x, stored.orientation) for x in stored.read())
         assert pixels is not None
         found = finished(pixels, alpha, stored.nodata, resize, bands)
-    return found._replace(georeference=stored.georeference)
+    return found._replace(georeference=stored.georeference, turned=stored.orientation in TURNS)
 
 
 class _Unlike(Exception):

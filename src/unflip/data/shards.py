@@ -164,6 +164,11 @@ def _scanned(shard: Path, size: int, modified: int) -> dict[str, tuple[int, int]
         return str(error)
 
 
+def leads_out(name: PurePosixPath) -> bool:
+    """Whether a member of this name would not be unpacked below where it is unpacked to."""
+    return name.is_absolute() or ".." in name.parts
+
+
 def _scan(shard: Path) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     with tarfile.open(shard, "r:", tarinfo=Header) as tar:  # a pass over the headers: what lies between them is not read
@@ -171,7 +176,7 @@ def _scan(shard: Path) -> dict[str, tuple[int, int]]:
             name = PurePosixPath(member.name)
             if member.isdir() or not is_image(name.name) or name.name.startswith("."):
                 continue
-            if name.is_absolute() or ".." in name.parts or not member.isreg() or member.issparse():
+            if leads_out(name) or not member.isreg() or member.issparse():
                 raise UserError(f"member {member.name} is a link or leads out of the shard, {shard}; write the shard again")
             if name.as_posix() in found:
                 raise UserError(f"two members are named {name}, {shard}; write the shard again")

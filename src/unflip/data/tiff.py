@@ -15,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from unflip.data.bands import Depth, Pixels, unbanded
-from unflip.data.codecs import open_tiff, refuse_bomb, refuse_codec
+from unflip.data.codecs import COMPRESSIONS, open_tiff, refuse_bomb, refuse_codec
 from unflip.errors import UserError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
@@ -25,8 +25,9 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 NODATA = 42113
 """GDAL's tag of the value that stands for nothing."""
-GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
-"""The tags of a GeoTIFF that say where on Earth its pixels are: scale, tie points, transformation, and the keys of the reference system."""
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""The tags of a GeoTIFF that say where on Earth its pixels are: scale, tie points, transformation, the keys of the reference system, and
+the polynomials of the camera (RPC)."""
 
 BANDS = "SCIQ"
 """Axes of a TIFF that are bands; tifffile calls I and Q what a file does not explain."""
@@ -104,7 +105,10 @@ class Tiff:
 
     @property
     def windows(self) -> bool:
-        """Whether a part can be read without decoding all of it."""
+        """Whether a part can be read without decoding all of it; never where it is for Pillow to say whether it can be decoded."""
+        return self.page.compression in COMPRESSIONS and self._is_divided()
+
+    def _is_divided(self) -> bool:
         return self.raw[0] or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
 
     def whole(self, size: int) -> bool:

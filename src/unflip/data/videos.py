@@ -198,7 +198,8 @@ def _end(container: InputContainer, stream: VideoStream) -> float:
     """The second at which a video says that it ends; 0 where it does not say."""
     ends = []
     if container.duration:
-        ends.append((container.duration + (container.start_time or 0)) / 1e6)
+        start = 0 if "matroska" in container.format.name else container.start_time or 0  # Matroska's duration is where the end is
+        ends.append((container.duration + start) / 1e6)
     if stream.duration and stream.time_base:
         ends.append(float((stream.duration + (stream.start_time or 0)) * stream.time_base))
     if container.format.name == "avi" and stream.average_rate:  # where FFmpeg takes the end from the size of the file

@@ -70,7 +70,9 @@ def export_onnx(
     out = Path(out)
     if out.suffix != ".onnx":
         raise UserError(f"not the name of an ONNX file, --out {out}; let it end in .onnx")
-    if out.is_dir():
+    with disk_errors(out):
+        folder = out.is_dir()
+    if folder:
         raise UserError(f"--out {out} is a folder; name a file in it")
     if not Path(run).is_dir() and Path(run).exists():
         raise UserError(f"{run} is no folder; give a run folder or a model folder")

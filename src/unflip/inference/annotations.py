@@ -37,6 +37,9 @@ TEXTS = {*_TEXTS.split(), ""}
 OTHERS = {".mat", ".shp", ".shx", ".dbf"}
 """The endings of other annotations: Matlab's (SBD), and maps of objects in satellite images."""
 
+STATISTICS = ".aux.xml"
+"""So ends what GDAL writes beside an image: not copied, as it says what the lowest and the highest value of the source are."""
+
 AT_ONCE = 8
 """So many files are copied at once: most of it waits for disks."""
 
@@ -110,10 +113,11 @@ def beside(source: Path | str, jobs: Sequence[Job], labels: Path | str | None, a
         for name in _others(source, shards):
             if name in videos:
                 continue
-            if name != MANIFEST and ending(name) in TEXTS | OTHERS:
+            kind = _kind(name)
+            if kind in TEXTS | OTHERS:
                 files.append(Companion(f"{_root(source)}/{name}", name))
             else:
-                left[MANIFEST if name == MANIFEST else ending(name)] += 1
+                left[kind] += 1
     return Beside(kept, files, outside, {of: len(found) for of, found in maps.items() if labels is None}, dict(left))
 
 
@@ -158,6 +162,8 @@ class Copies:
         except UserError:
             return True  # which is to be said in its turn
         digest, known = _digest(data), manifest.copied.get(self.prefix + file.name)
+        if self._is_linked(file):
+            return True
         if digest == known:
             return False
         with disk_errors(Path(self.place.path(file.name))):
@@ -166,6 +172,13 @@ class Copies:
             more = "which unflip did not write" if known is None else "which was changed, as was its original"
             raise UserError(f"{self.place} holds another {file.name}, {more}; move it away, or choose another --out")
         return found != digest
+
+    def _is_linked(self, file: Companion) -> bool:
+        """Whether a link to the original is where a copy is to be."""
+        if self.how != "copy" or self.place.remote or is_remote(file.source):
+            return False
+        path = self.place.path(file.name)
+        return os.path.islink(path) and os.path.realpath(path) == os.path.realpath(local(file.source))
 
     def _written(self, file: Companion, sizes: dict[str, tuple[int, ...]]) -> Line:
         line: Line = {"file": self.prefix + file.name, "source": identity(file.source)}
@@ -193,6 +206,11 @@ class Copies:
         if is_remote(file.source) or not local(file.source).is_file():
             return False
         return not self._is_moved(file) or data == _read(file.source)
+
+
+def _kind(name: str) -> str:
+    """What decides whether a file is copied: its ending, in general."""
+    return MANIFEST if name == MANIFEST else STATISTICS if name.lower().endswith(STATISTICS) else ending(name)
 
 
 def _root(source: Path | str) -> str:

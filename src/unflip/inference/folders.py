@@ -11,7 +11,7 @@ from unflip.data.save import name_for
 from unflip.data.videos import look
 from unflip.errors import UserError
 from unflip.files import disk_errors, make_folder
-from unflip.inference.annotations import Annotations, Copies, beside
+from unflip.inference.annotations import Annotations, Companion, Copies, beside
 from unflip.inference.hf import translate_dataset
 from unflip.inference.jobs import Job, Line, Note, find_jobs, identity, map_name
 from unflip.inference.manifest import MANIFEST as MANIFEST
@@ -21,7 +21,7 @@ from unflip.inference.outcome import Outcome as Outcome
 from unflip.inference.saved import is_dataset
 from unflip.inference.tars import translate_shard
 from unflip.inference.translator import Translator
-from unflip.inference.trust import fitted
+from unflip.inference.trust import fitted, is_trust_png
 from unflip.inference.video import refuse_videos, translate_video
 from unflip.inference.windows import by_windows
 from unflip.inference.work import Guard, translate_images
@@ -86,9 +86,9 @@ def translate_folder(
     Every file keeps its relative name and its size. ``manifest.jsonl`` gets a line for each: what was done, with which model, the seconds
     that the network took, or why not. Files that the manifest says this model has done are not done again. A bad file is listed, and the
     rest is done. With ``trust`` every translation gets a trust map (:mod:`unflip.inference.trust`) in :func:`trust_folder`, a gray PNG: 255
-    is trust; where only that is missing, only that is made. Tar shards become tar shards (:func:`unflip.inference.tars.translate_shard`),
-    and are done again as a whole; videos become videos (:func:`unflip.inference.video.translate_video`), without trust maps. ``how``:
-    :func:`here`, or :func:`unflip.inference.scale.on_ray`.
+    is trust; where only that is missing, or is of an earlier translation, only that is made. Tar shards become tar shards
+    (:func:`unflip.inference.tars.translate_shard`), and are done again as a whole; videos become videos
+    (:func:`unflip.inference.video.translate_video`), without trust maps. ``how``: :func:`here`, or :func:`unflip.inference.scale.on_ray`.
 
     The annotations, splits and label maps of a data set (:func:`unflip.inference.annotations.beside`) are copied to the same relative
     places when its images are done, or linked to; texts that name its folder then name ``out``. ``labels``: the folder of the label maps,
@@ -120,12 +120,12 @@ def translate_folder(
     data = beside(source, jobs, labels, annotations)
     jobs = _named(data.jobs, translator)
     place, maps = Place(out), trust_place(out) if trust else None
-    copies = [Copies(data.files, place, annotations, Moved(source, place))]
+    copies = [Copies(_renamed(data.files, translator), place, annotations, Moved(source, place))]
     if data.outside:
         beside_it = labels_place(out)
-        copies.append(Copies(data.outside, beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
+        copies.append(Copies(_renamed(data.outside, translator), beside_it, annotations, prefix=f"../{str(beside_it).rpartition('/')[2]}/"))
     with disk_errors(Path(place.where)):
-        manifest = Manifest(place, translator)
+        manifest = Manifest(place, translator, bool(videos))
         there = place.having([job.name for job in jobs])
         _refuse_to_overwrite(place, source, jobs, there, manifest)
         mapped = set() if maps is None else maps.having([map_name(job.name) for job in jobs])
@@ -139,8 +139,11 @@ def translate_folder(
     def is_done(job: Job) -> bool:
         return job.name in there and job.name in manifest.done and not manifest.changed(job.name, job.source)
 
+    def is_mapped(job: Job) -> bool:
+        return maps is None or (map_name(job.name) in mapped and job.name in manifest.trusted)
+
     todo = [job._replace(translated=is_done(job)) for job in jobs]
-    todo = [job for job in todo if not job.translated or (maps is not None and map_name(job.name) not in mapped)]
+    todo = [job for job in todo if not job.translated or not is_mapped(job)]
     left = {job.name for job in todo}
     outcome = Outcome(skipped=sum(manifest.images[job.name] for job in jobs if job.name not in left), labels=data.labels, left=data.left)
     bar = Bar("translating", len(jobs), len(jobs) - len(todo), quiet=not progress)
@@ -160,7 +163,9 @@ def translate_folder(
         if "error" in line:
             outcome.failed.append(line["error"])
         elif "images" not in line:
-            outcome.done += 1
+            outcome.done += "seconds" in line
+            outcome.turned += "turned" in line
+            outcome.skipped += "seconds" not in line  # only its trust map was made
             if "trust" in line:
                 outcome.trust[name] = line["trust"]
         bar.show(len(jobs) - len(left))
@@ -192,8 +197,16 @@ def _named(jobs: Sequence[Job], translator: Translator) -> list[Job]:
     return named
 
 
+def _renamed(files: Sequence[Companion], translator: Translator) -> list[Companion]:
+    """Label maps, with the names that their images have as translations."""
+    return [file._replace(images=tuple(name_for(image, translator.target) for image in file.images)) for file in files]
+
+
 def _refuse_to_overwrite(out: Place, source: Path | str, jobs: Sequence[Job], there: set[str], manifest: Manifest) -> None:
     """Nothing is written over an image that is not an earlier translation of the same source."""
+    copied = sorted(job.name for job in jobs if job.name in there and job.name in manifest.copied)
+    if copied:
+        raise UserError(f"--out {out} holds {len(copied)} label maps that were copied, such as {copied[0]}; name their folder by --labels")
     if _is_folder(source) and _within(out, source):
         raise UserError(f"--out {out} lies in the folder of the source images, {source}; choose another folder")
     whole = identity(str(source))
@@ -218,8 +231,13 @@ def _refuse_maps(maps: Place, mapped: set[str], source: Path | str, jobs: Sequen
         other = taken.setdefault(PurePosixPath(name).with_suffix("").as_posix(), job.name)
         if other != job.name:
             raise UserError(f"{other} and {job.name} would have one trust map; rename one of them, or leave out --trust")
-        if name in mapped and manifest.foreign(job.name, whole):
+        if name in mapped and (manifest.foreign(job.name, whole) or not _is_map(maps, name, job, manifest)):
             raise UserError(f"{maps} holds another {name}, which unflip did not write; choose another --out")
+
+
+def _is_map(maps: Place, name: str, job: Job, manifest: Manifest) -> bool:
+    """Whether a file that is where the trust map of ``job`` belongs is one; of shards, nothing tells."""
+    return job.shard or job.name in manifest.trusted or is_trust_png(maps.read(name))
 
 
 def _is_folder(source: Path | str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from unflip.data.bands import FULL, Bands
 from unflip.data.places import Place
 from unflip.errors import UserError
 from unflip.inference.jobs import Line, stamp
@@ -26,19 +27,20 @@ FIRST = 100
 class Manifest:
     """``manifest.jsonl`` in ``out``: read when made, added to within ``with``.
 
-    Raises ``UserError`` where it is another model's.
+    Raises ``UserError`` where it is another model's, or of one that was used otherwise; of ``videos``, with other statistics, too.
     """
 
-    def __init__(self, out: Place, translator: Translator) -> None:
+    def __init__(self, out: Place, translator: Translator, videos: bool = False) -> None:
         self.out = out
-        self.model = f"{translator.config.files.get('model.safetensors', 'unknown')}:{translator.direction}"
-        self.model += f":{translator.depth}" if translator.depth else ""
-        """The weights, the direction and the depth that was asked for: what makes a translation another one."""
+        self.model = _key(translator, videos)
+        """What makes a translation another one."""
         self.by: Line = {"model": self.model, "by": {name: translator.config.provenance.get(name) for name in PROVENANCE}}
         self.done: dict[str, str] = {}
         """The names of what is done, and of what source."""
         self.begun: set[str] = set()
         """What was translated into it, call by call: an image of these may be there before its line is."""
+        self.trusted: set[str] = set()
+        """The names of what is done and has trust maps, of these very translations."""
         self._stamps: dict[str, int] = {}
         self.images: dict[str, int] = {}
         """How many there are in each shard that is done."""
@@ -106,13 +108,16 @@ class Manifest:
         try:
             line = json.loads(text)
             if line["model"] != self.model:
-                raise UserError(f"--out {self.out} holds translations by another model, direction or depth; choose another folder")
+                raise UserError(
+                    f"--out {self.out} holds translations by another model, or by this one used otherwise; choose another folder"
+                )
             if line["status"] == "begun":
                 self.begun.add(line["source"])
             elif line["status"] == "done":
                 self.done[line["file"]] = line["source"]
                 self.images[line["file"]] = line.get("images", 1)
                 self.copied.pop(line["file"], None)  # the last word counts: --labels may have been given to only one of two calls
+                (self.trusted.add if "trust" in line else self.trusted.discard)(line["file"])
                 self._keep_size(line)
                 if "stamp" in line:
                     self._stamps[line["file"]] = hash(tuple(line["stamp"]))
@@ -126,3 +131,19 @@ class Manifest:
         if "size" in line:
             size = tuple(line["size"])
             self.sizes[line["file"]] = self._same.setdefault(size, size)  # of a million images, most have one size
+
+
+def _key(translator: Translator, videos: bool) -> str:
+    """The weights, the direction, and of how they are used all that is not as usual, so that early manifests still hold."""
+    parts = [translator.config.files.get("model.safetensors", "unknown"), translator.direction, translator.depth]
+    parts.append(None if str(translator.resize) == "none" else f"resize={translator.resize}")
+    parts += [_ends("source", translator.source), _ends("target", translator.target)]
+    parts.append(f"statistics={translator.statistics}" if videos and translator.statistics != "exact" else None)
+    return ":".join(filter(None, parts))
+
+
+def _ends(side: str, bands: Bands) -> str | None:
+    """What the values of a side's images mean, where that is not as usual."""
+    if set(bands.ranges) == {FULL[bands.depth]} and bands.nodata is None:
+        return None
+    return f"{side}={','.join(f'{low:g}..{high:g}' for low, high in bands.ranges)},{bands.nodata}"

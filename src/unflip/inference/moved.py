@@ -23,10 +23,24 @@ SPELLINGS: tuple[Spelling, ...] = (
 """How a path is written in texts: as it is, in JSON, in XML."""
 
 
+END = rb"|".join(
+    (
+        rb"\Z",
+        rb"[/\\\"'`<>,;:?|)\]}\x00]",
+        rb"&(?:quot|apos|lt|gt|#)",
+        rb"\.(?!\w)",
+        rb"[^\S ]",
+        rb" (?![^\s/#\"'<>,][^/\n\"'<>]*/)",
+    )
+)
+"""What follows a path of a folder: neither more of a name, as in /data/set+more, nor, after a space, what looks like more of a path, as in
+/data/set two/a.png. (A comment of YAML's does not.)"""
+
+
 class Moved:
     """``Moved(old, new)(text)``: the text with every path in or of the folder ``old`` changed to be in ``new``; all other bytes are kept.
 
-    Only whole, absolute paths count: where ``old`` is /data/set, neither /data/set2 nor /mnt/data/set does.
+    Only whole, absolute paths count: where ``old`` is /data/set, neither /data/set2, "/data/set 2/a" nor /mnt/data/set does.
     """
 
     def __init__(self, old: Path | str, new: Place) -> None:
@@ -35,9 +49,7 @@ class Moved:
         longest_first = sorted(self.spelled, key=len, reverse=True)
         one = b"|".join(map(re.escape, longest_first))
         self.paths = (
-            re.compile(rb"(?:(?<=file://)|(?<=\xef\xbb\xbf)|(?<![\w./~\\\x80-\xff-]))(?:" + one + rb")(?![\w\x80-\xff-]|\.\w)")
-            if one
-            else None
+            re.compile(rb"(?:(?<=file://)|(?<=\xef\xbb\xbf)|(?<![\w./~\\\x80-\xff-]))(?:" + one + rb")(?=" + END + rb")") if one else None
         )
 
     def __call__(self, text: bytes) -> bytes:

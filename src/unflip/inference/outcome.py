@@ -19,6 +19,8 @@ class Outcome:
     copied: int = 0
     linked: int = 0
     """Files of the data set beside its images: annotations, splits, label maps. Those that were there already do not count."""
+    turned: int = 0
+    """Images that were turned upright, as their EXIF orientation asks for, and so may no longer fit their annotations."""
     labels: dict[str, int] = field(default_factory=dict)
     """How many images of each folder within the source were taken for label maps, without having been named as such."""
     left: dict[str, int] = field(default_factory=dict)

@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from unflip.data.bands import Pixels
-from unflip.data.formats import is_photo
+from unflip.data.formats import is_image, is_photo
 from unflip.data.images import Decoded, read
 from unflip.data.places import Place, streamed
 from unflip.data.save import name_for
-from unflip.data.shards import Header
+from unflip.data.shards import Header, leads_out
 from unflip.errors import UserError, one_line
 from unflip.inference.flow import Stages, flow
 from unflip.inference.jobs import Job, Line, Note, identity, map_name
@@ -130,7 +130,11 @@ def _members(given: BinaryIO) -> Iterator[_Member]:
     try:
         with tarfile.open(fileobj=given, mode="r|", tarinfo=Header) as tar:
             for info in tar:
-                name = PurePosixPath(info.name).as_posix()
+                path = PurePosixPath(info.name)
+                name = path.as_posix()
+                linked = is_image(path.name) and (info.issym() or info.islnk())
+                if linked or leads_out(path):
+                    raise _BadShard(f"member {name} is a link or leads out of the shard")
                 if name in names:
                     raise _BadShard(f"two members are named {name}")
                 names.add(name)

@@ -29,6 +29,8 @@ from unflip.tensors import load_exactly, read_tensors
 
 WEIGHTS = Path(__file__).with_name("trust.safetensors")
 CALIBRATED_ON = "made streets"
+CALLED = "unflip trust map:"
+"""So begins the description of a map."""
 SHORTER_SIDE = 64
 """Images are shrunk to it, never enlarged: the patches then show as much as those of the images that the network was fitted on."""
 MOST_PIXELS = SHORTER_SIDE * 1024
@@ -59,10 +61,15 @@ def clues_of(source: Array, translation: Array) -> Tensor:
 def trust_png(trust: NDArray[np.float32]) -> bytes:
     """A trust map, ``(H, W)`` in [0, 1], as an 8-bit gray PNG, 255 for trust, that says what it is."""
     info = PngInfo()
-    info.add_text("Description", f"unflip trust map: 255 trust, 0 probably flipped; a score calibrated on {CALIBRATED_ON}")
+    info.add_text("Description", f"{CALLED} 255 trust, 0 probably flipped; a score calibrated on {CALIBRATED_ON}")
     buffer = io.BytesIO()
     Image.fromarray((trust * 255).round().astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def is_trust_png(data: bytes) -> bool:
+    """Whether a file is one that :func:`trust_png` made."""
+    return CALLED.encode() in data
 
 
 @lru_cache(1)

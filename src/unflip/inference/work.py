@@ -83,7 +83,8 @@ def note_shard(note: Note, name: str, source: str, lines: Sequence[Line]) -> Non
     failed = sum(each["status"] == "failed" for each in lines)
     for each in lines:
         note(each | {"shard": name})
-    whole = line(name, source, {"images": len(lines) - failed})
+    trust = {"trust": True} if any("trust" in each for each in lines) else {}
+    whole = line(name, source, {"images": len(lines) - failed, **trust})
     note(whole | {"status": "failed", "failed": failed} if failed else whole)
 
 
@@ -123,8 +124,12 @@ class _Images(Stages[Job, Decoded | Large, Pixels | None, Line]):
         found: Line = {"size": list(image.size)}
         if isinstance(image, Large):  # written as it was made
             return found | {"seconds": seconds}
+        found |= {"turned": True} if image.turned else {}
         if translation is None:
-            translation = read(self.out.path(job.name), bands=self.translator.target).pixels
+            try:
+                translation = read(self.out.path(job.name), bands=self.translator.target).pixels
+            except UserError as error:
+                return error
         else:
             try:
                 data = stored(self.translator, image, translation, self.out.path(job.name))

@@ -14,7 +14,7 @@ from unflip import modelfolder
 from unflip.data.bands import Bands
 from unflip.data.resize import parse_resize
 from unflip.errors import UserError
-from unflip.files import sha256, undone_on_failure
+from unflip.files import disk_errors, sha256, undone_on_failure
 from unflip.methods.passes import SIDES
 from unflip.modelfolder import ModelConfig
 from unflip.networks.published import Published, recognize
@@ -43,7 +43,9 @@ def import_weights(path: str | Path, out: str | Path, *, backward: str | Path | 
     """
     files = [Path(path)] if backward is None else [Path(path), Path(backward)]
     folder, resized = Path(out), str(parse_resize(resize))
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    with disk_errors(folder):
+        taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if taken:
         raise UserError(f"--out {folder} is not empty; choose another folder")
     found = [recognize(read_pth(file), file) for file in files]
     if backward is not None:
