@@ -72,6 +72,14 @@ def test_pipes_are_no_files(tmp_path: Path) -> None:
     assert sorted(everything(tmp_path / "data")) == ["a.png", "d.txt", "gone.txt", "sub/b.txt"]
 
 
+def test_what_a_link_leads_to_has_its_own_name(tmp_path: Path) -> None:
+    """As `current` does to the newest of several folders; annotations name the folder itself."""
+    touch(tmp_path, "data/z/train/1.png", "data/other/2.png")
+    (tmp_path / "data" / "current").symlink_to(tmp_path / "data/z/train")
+    (tmp_path / "data" / "other" / "link").symlink_to(tmp_path / "data/z")
+    assert found(tmp_path / "data") == ["other/2.png", "z/train/1.png"]
+
+
 def test_a_list_is_read_relative_to_its_folder(tmp_path: Path) -> None:
     touch(tmp_path, "set/b.png", "set/a.png", "c d.png")
     names = tmp_path / "set" / "train.txt"

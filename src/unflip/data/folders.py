@@ -35,9 +35,9 @@ class Entry(NamedTuple):
 def find_images(where: Path) -> list[Path]:
     """The images of a folder and the folders in it (natural order: 2 before 10), of a ``.txt`` list (its order), or one image itself.
 
-    Hidden files and folders are skipped; linked folders are followed, but no folder is entered twice. A list has one path per line,
-    relative to the list's folder; lines that begin with # are comments, but for :data:`ROOT`. Where a folder holds no images but tar
-    shards, and of one shard or a pattern of shards (``train-{000..099}.tar``), they are the members that
+    Hidden files and folders are skipped; linked folders are followed, after all others, but no folder is entered twice. A list has one
+    path per line, relative to the list's folder; lines that begin with # are comments, but for :data:`ROOT`. Where a folder holds no
+    images but tar shards, and of one shard or a pattern of shards (``train-{000..099}.tar``), they are the members that
     :func:`unflip.data.shards.members` finds.
     Raises ``UserError`` where there is nothing to find.
     """
@@ -193,15 +193,18 @@ def _seen(root: Path) -> Iterator[Path]:
         raise UserError(f"cannot read a folder, {error.filename} ({error.strerror}); check its permissions") from error
 
     entered: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in entered:  # by a link: around a loop, or to what is searched anyway
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        # A dangling link counts as a file, so that the survey names it.
-        yield from (Path(folder, name) for name in files if not name.startswith("."))
+    places = [str(root)]
+    for place in places:  # linked folders last: what is here under its own name has that name
+        for folder, folders, files in os.walk(place, onerror=refuse):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:  # by a link: around a loop, or to what is searched anyway
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            places += [path for name in folders if os.path.islink(path := os.path.join(folder, name))]
+            # A dangling link counts as a file, so that the survey names it.
+            yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
 def _expanded(pattern: Path) -> list[Path]:
