@@ -144,7 +144,7 @@ def root(paths: Sequence[Path], where: Path) -> Path:
         named = [line.removeprefix(ROOT).strip() for line in lines if line.startswith(ROOT)]
         if named:
             return Path(os.path.abspath(where.parent / named[-1]))
-        return _common([where.parent / line for line in lines if line and not line.startswith("#")], where)
+        return _common([where.parent / line for line in lines if _names(line)], where)
     shards = _expanded(where) if "{" in str(where) and not where.exists() else []
     return _common(shards if len(shards) > 1 else paths, where)
 
@@ -240,10 +240,15 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"cannot read the list, {file}; it must be readable UTF-8 text") from error
 
 
+def _names(line: str) -> bool:
+    """Whether a line of a list names an image: neither empty nor a comment."""
+    return line != "" and not line.startswith("#")
+
+
 def _listed(file: Path, videos: bool) -> list[Path]:
     found = []
     for number, name in enumerate(_lines(file), start=1):
-        if not name or name.startswith("#"):
+        if not _names(name):
             continue
         path = file.parent / name
         if not path.is_file():

@@ -68,8 +68,8 @@ def prepare(
         if resume:
             config = _measured_there(out, config)
             events = changes(out, config) if team.leads else []
-        if team.leads and not (resume and checkpoint.latest(out / "checkpoints")):
-            _check_init(config)
+        if team.leads and config.init is not None and not (resume and checkpoint.latest(out / "checkpoints")):
+            _check_init(config, config.init)
         if config.batch % team.size:
             better = -(-config.batch // team.size) * team.size
             raise UserError(f"batch {config.batch} cannot be shared evenly by {team.size} processes; set batch={better}")
@@ -184,19 +184,17 @@ def _workers(config: RunConfig, fabric: Fabric) -> int:
     return min(8, max(cores - 1, 1)) if fabric.device.type == "cuda" else 0
 
 
-def _check_init(config: RunConfig) -> None:
+def _check_init(config: RunConfig, init: Path) -> None:
     """Refuse a model that cannot be gone on from, before all images are looked at."""
-    if config.init is None:
-        return
-    model = modelfolder.read_config(modelfolder.find(config.init))
+    model = modelfolder.read_config(modelfolder.find(init))
     if model.generator.kind in IMPORTED:
-        raise UserError(f"--init {config.init} is an imported {model.generator.kind}, which translates and is not trained; leave it out")
+        raise UserError(f"--init {init} is an imported {model.generator.kind}, which translates and is not trained; leave it out")
     if model.multiscale is not None and config.multiscale is None:
-        raise UserError(f"--init {config.init} is multi-scale, and this run is not; add --set multiscale={{}}")
+        raise UserError(f"--init {init} is multi-scale, and this run is not; add --set multiscale={{}}")
     there, here = ({"sides": each.sides, **leaves(each.generator.model_dump(), "generator.")} for each in (model, config))
     for key in sorted((there.keys() | here.keys()) - {"generator.taps", "generator.init"}):
         if there.get(key) != here.get(key):
-            raise UserError(f"{key} is {there.get(key)} in --init {config.init} and {here.get(key)} here; add --set {key}={there.get(key)}")
+            raise UserError(f"{key} is {there.get(key)} in --init {init} and {here.get(key)} here; add --set {key}={there.get(key)}")
 
 
 def _start_from(training: Training, path: Path, say: Callable[[str], None]) -> None:

@@ -71,13 +71,14 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     if excess.value is None:
         return _unknown(raw, top, unlabeled(metrics))
     tone, answer = _judge(excess, top)
+    missing = unjudged(metrics)
     text = f"{percent(raw.value)} of all pixels read as another class than their label: no more than the segmenter confuses on real images."
     if excess.value > 0:
         interval = excess.interval(percent)
-        judged = "the pixels of classes that real images show" if unjudged(metrics) else "all pixels"
+        judged = "the pixels of classes that real images show" if missing else "all pixels"
         rate = f"{percent(excess.value)} of {judged}{f' ({interval})' if interval else ''}"
         text = f"{rate} read as another class than their label, beyond what the segmenter confuses on real images."
-    if missing := unjudged(metrics):
+    if missing:
         seen = sum(share or 0 for name, share in metrics["class_shares"].items() if name not in missing)
         text += f" Classes that real images show are {percent(seen)} of all pixels."
     if top is not None:
