@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import unflip
 from helpers import images, noise, reader, rng, same, scale_weights
@@ -21,6 +23,9 @@ from unflip.modelfolder import ModelConfig
 from unflip.networks import Generator, MultiscaleConfig, ResnetConfig
 from unflip.networks.multiscale import build
 from unflip.networks.norm import InstanceNorm, Moments
+from unflip.networks.program import Program
+
+PLENTY = 2**40
 
 
 def network(width: int = 4, blocks: int = 2, **fields: Any) -> Generator:
@@ -49,20 +54,33 @@ def naive(tiles: Tiles, x: Tensor) -> Tensor:
     """The broken twin: every tile is normalized by its own statistics."""
     found = []
     for box in tiles.boxes():
-        window = box.grown(tiles.halo, tiles.whole)
-        rows, columns = box.inside(window)
-        image = tiles.generator.run(tiles._read(reader(x), window))[0][..., rows, columns]
+        window = box.grown(tiles.program.halo(0, len(tiles.program.operations)), tiles.whole)
+        image = window.cut(tiles.generator.run(tiles._read(reader(x), window))[0], box)
         height, width = (min(end, side) for end, side in zip((box.bottom, box.right), tiles.size, strict=True))
         found.append((Box(box.top, box.left, height, width), image[..., : height - box.top, : width - box.left]))
     return assemble(x, found)
 
 
+MEMORIES = {"nothing is kept": 0, "the bottleneck is kept": 2, "all is kept": 8}
+"""Numbers for each pixel, of width 4: within a block a 16th of them have 4 times the width, twice; behind down1 all have twice the width."""
+
+
+def memory_for(numbers: int, pixels: int) -> int:
+    """What allows keeping so many float64 numbers for each pixel."""
+    return 4 * 8 * numbers * pixels
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("fields", [{}, {"downsample": "stride", "upsample": "transpose"}])
 @pytest.mark.parametrize("size", [(93, 131), (64, 201), (3, 201)])
-def test_exact_tiles_are_the_whole_image(fields: dict[str, str], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_exact_tiles_are_the_whole_image(fields: dict[str, str], size: tuple[int, int], memory: str) -> None:
     generator, x = network(**fields), scene(*size)
-    whole, tiles = generator(x), Tiles(generator, size, 48)
+    tiles = Tiles(generator, size, 48, 0)
+    tiles.memory = memory_for(MEMORIES[memory], tiles.whole.bottom * tiles.whole.right)
+    kept = [keeps for _, keeps in tiles._plan([tiles._all(reader(x))], tiles.unknown)]
+    assert len(kept) == 9 and sum(kept) == {0: 0, 2: 7 if fields else 5, 8: 9}[MEMORIES[memory]]
+    whole = generator(x)
     assert whole.std() > 0.3
     calls: list[int] = []
     found = assemble(x, tiles.translate(reader(x), "exact", calls.append))
@@ -73,10 +91,60 @@ def test_exact_tiles_are_the_whole_image(fields: dict[str, str], size: tuple[int
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(93, 131), (64, 201), (3, 201)])
+@pytest.mark.parametrize("tile", [4, 8, 64])
+def test_tiles_of_any_side(size: tuple[int, int], tile: int) -> None:
+    """Also where the margin that an image is grown by is mirrored from another tile than the one that it is in."""
+    generator, x = network(blocks=1), scene(*size)
+    assert same(assemble(x, Tiles(generator, size, tile, PLENTY).translate(reader(x))), generator(x), 1e-9)
+
+
+def coarsest(program: Program, start: int, stop: int) -> int:
+    return max(state[0].scale for state in program.shapes[start : stop + 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory", [0, PLENTY])
+def test_halos_are_no_larger_than_they_must_be(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken twin: with any one of them a step smaller, the image is another one."""
+    generator, x = network(), scene(96, 160)
+    tiles = Tiles(generator, (96, 160), 48, memory)
+    whole, exact, asked = generator(x), tiles.program.halo, []
+    monkeypatch.setattr(tiles.program, "halo", lambda *ends: asked.append(ends) or exact(*ends))
+    assert same(assemble(x, tiles.translate(reader(x))), whole, 1e-9)
+    different = sorted(set(asked))
+    assert len(different) == 10
+    for broken in different:
+        step = coarsest(tiles.program, *broken)
+        monkeypatch.setattr(tiles.program, "halo", lambda *ends, broken=broken, step=step: exact(*ends) - step * (ends == broken))
+        assert not same(assemble(x, tiles.translate(reader(x))), whole, 1e-9), broken
+
+
+@torch.no_grad()
+def test_little_is_computed_twice() -> None:
+    generator, x = network(blocks=9), scene(256, 256)
+
+    def operations(function: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    whole = operations(lambda: generator(x))
+
+    def times(memory: int, statistics: Statistics = "exact") -> float:
+        tiles = Tiles(generator, (256, 256), 64, memory)
+        return operations(lambda: assemble(x, tiles.translate(reader(x), statistics))) / whole
+
+    assert 1 < times(PLENTY) < 1.5
+    assert times(memory_for(MEMORIES["the bottleneck is kept"], 256 * 256)) < 2.2
+    assert times(0) > 20
+
+
+@torch.no_grad()
 def test_a_large_image_by_tiles_of_512() -> None:
     """Issue's bar: 1024 x 2048 in float32, within one gray value at every pixel."""
     generator, x = network(blocks=1).float(), scene(1024, 2048).float()
-    whole, tiles = generator(x), Tiles(generator, (1024, 2048), 512)
+    whole, tiles = generator(x), Tiles(generator, (1024, 2048), 512, PLENTY)
     assert whole.std() > 0.3 and len(tiles.boxes()) == 8
     assert (assemble(x, tiles.translate(reader(x), "exact")) - whole).abs().max() < 1 / 127.5
     assert (naive(tiles, x) - whole).abs().max() > 20 / 127.5
@@ -97,19 +165,22 @@ def test_there_is_no_seam_on_flat_regions(statistics: Statistics) -> None:
     x[..., 52:140, :] = 0.3 + 0.001 * torch.arange(384)  # flat but for a slight slope, so that there are steps at all
     flat = slice(92, 100)
     assert generator.receptive_radius <= 40, "these rows see nothing else, though their tiles do"
-    tiles = Tiles(generator, (192, 384), 64)
+    tiles = Tiles(generator, (192, 384), 64, PLENTY)
     found = assemble(x, tiles.translate(reader(x), statistics))
     assert seams(found, 64, flat) < 1.05
     assert seams(naive(tiles, x), 64, flat) > 1.5
 
 
 @torch.no_grad()
-def test_estimated_statistics_are_near_those_of_the_image() -> None:
+@pytest.mark.parametrize("memory", [0, PLENTY])
+def test_estimated_statistics_are_near_those_of_the_image(memory: int) -> None:
     generator, x = network(blocks=1), scene(160, 192)
-    whole, tiles = generator(x), Tiles(generator, (160, 192), 32)
+    whole, tiles = generator(x), Tiles(generator, (160, 192), 32, memory)
     calls: list[int] = []
     estimated = assemble(x, tiles.translate(reader(x), "estimated", calls.append))
-    assert len(tiles.boxes()) == 30 and len(calls) == tiles.work("estimated") == 30 + 16 * 7
+    passes = 8 if memory else 1
+    assert len(tiles.boxes()) == 30 and len(calls) == tiles.work("estimated") == 30 * passes + 16 * 7
+    assert same(estimated, assemble(x, Tiles(generator, (160, 192), 32, PLENTY - memory).translate(reader(x), "estimated")), 1e-9)
     assert (estimated - whole).abs().mean() < 0.5 * (naive(tiles, x) - whole).abs().mean()
     assert (estimated - whole).abs().max() > 1 / 127.5, "they are no more than an estimate"
 
@@ -117,7 +188,7 @@ def test_estimated_statistics_are_near_those_of_the_image() -> None:
 @torch.no_grad()
 def test_statistics_of_few_tiles_are_exact() -> None:
     generator, x = network(blocks=1), scene(128, 128)
-    tiles = Tiles(generator, (128, 128), 32)
+    tiles = Tiles(generator, (128, 128), 32, PLENTY)
     assert len(tiles.boxes()) == 16
     assert same(assemble(x, tiles.translate(reader(x), "estimated")), generator(x), 1e-9)
 
@@ -157,9 +228,9 @@ def test_norms_are_normal_again_after_an_error() -> None:
 
     for statistics in ("exact", "estimated"):
         with pytest.raises(OSError, match="gone"):
-            next(Tiles(generator, (96, 96), 48).translate(broken, statistics))  # type: ignore[arg-type]
+            next(Tiles(generator, (96, 96), 48, PLENTY).translate(broken, statistics))  # type: ignore[arg-type]
         assert all(norm.given is None for norm in generator.modules() if isinstance(norm, InstanceNorm))
-    parts = Tiles(generator, (96, 96), 48).translate(reader(x))
+    parts = Tiles(generator, (96, 96), 48, PLENTY).translate(reader(x))
     next(parts)
     assert same(generator(x), network()(x), 0), "between two tiles the network is its old self"
 
@@ -215,8 +286,8 @@ def test_tiles_where_the_memory_asks_for_them(model: Path, monkeypatch: pytest.M
     assert abs(translate(image).astype(int) - whole).max() <= 1
     assert sides == [256], "the smallest that is tried"
     radius, each = translate.generator.receptive_radius, translate.generator.memory_per_pixel
-    assert side_for(translate.generator, (9000, 9000), 2 * each * (1024 + 2 * radius) ** 2) == 1024
-    assert side_for(translate.generator, (9000, 9000), 2 * each * (1024 + 2 * radius) ** 2 - 2 * each) == 512
+    assert side_for(translate.generator, (9000, 9000), 4 * each * (1024 + 2 * radius) ** 2) == 1024
+    assert side_for(translate.generator, (9000, 9000), 4 * each * (1024 + 2 * radius) ** 2 - 4 * each) == 512
 
 
 def test_a_gpu_that_runs_out_of_memory_goes_on_by_tiles(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

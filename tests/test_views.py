@@ -29,6 +29,7 @@ from unflip.methods.passes import FORWARD, Ends, Turn, translate, two_scales, vi
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks import Generator, Multiscale, MultiscaleConfig, ResnetConfig, Tap
 from unflip.networks.multiscale import build, cut, fuse, halve
+from unflip.networks.program import Program
 from unflip.runs import RunConfig, collect, from_yaml, to_yaml, validate
 from unflip.types import Batch, Size, Step
 
@@ -374,6 +375,9 @@ class Stub(Generator):
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         assert x.shape[-1] % self.stride == x.shape[-2] % self.stride == 0 and min(x.shape[-2:]) >= self.smallest
         return self.function(x), (x,)
+
+    def program(self) -> Program:
+        return Program([], self.in_channels)
 
     def encode(self, x: Tensor, last: int | None = None) -> tuple[Tensor, ...]:
         return (x,)

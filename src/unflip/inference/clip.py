@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.devices import available_memory
-from unflip.inference.tiles import Read, Tiles, instead
+from unflip.inference.tiles import Read, Tiles
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator, picture_at
 from unflip.networks import Generator
@@ -53,6 +53,18 @@ def fixed(translator: TorchTranslator, frames: Sequence[Array]) -> Iterator[None
             _learn(translator, norms, shared, [resized(translator, frame) for frame in frames])
         with instead(norms, [each.apply for each in shared]):
             yield
+
+
+@contextmanager
+def instead(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within, the ``norms`` do what ``doing`` says, one each."""
+    try:
+        for norm, given in zip(norms, doing, strict=True):
+            norm.given = given
+        yield
+    finally:
+        for norm in norms:
+            norm.given = None
 
 
 class _Shared:
@@ -116,7 +128,7 @@ def _norm_by_norm(translator: TorchTranslator, shared: Sequence[_Shared], frames
     """The same in the memory of one frame or, where it takes tiles, of one tile; about half as many times the work as there are norms."""
     assert isinstance(translator.generator, Generator)
     size = frames[0].shape[:2]
-    tiles = Tiles(translator.generator, size, _side(translator, size))
+    tiles = Tiles(translator.generator, size, _side(translator, size), available_memory(translator.device))
     known = tiles.learn([_reader(translator, frame) for frame in frames], translator.statistics)
     for each, moments in zip(shared, known, strict=True):
         each.found = [moments]

@@ -1,27 +1,32 @@
 """Translating an image piece by piece, as if it had been translated whole: in a memory that does not grow with it.
 
-Convolutions see no further than the generator's receptive radius: a tile that is read with such a halo around it is right, but for instance
-norm, whose statistics are the image's. They are found first, and then every tile is normalized by them: docs/decisions/tiling.md.
+Convolutions see no further than their kernels: a tile that is read with such a halo around it is right, but for instance norm, whose
+statistics are the image's. So all tiles go to the first norm, then on to the second, and so on. What has become of the image at a norm is
+kept where the memory allows it, or else made anew from what was kept before: docs/decisions/tiling.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from unflip.inference.translator import Statistics
 from unflip.networks import Generator
-from unflip.networks.blocks import grown
 from unflip.networks.norm import InstanceNorm, Moments
+from unflip.networks.program import Operation, State, follow
 
 Read = Callable[[int, int, int, int], Tensor]
 """``read(top, left, bottom, right)``: that part of an image as the network sees it, ``(1, C, bottom - top, right - left)`` in [-1, 1]."""
 SIDES = (2048, 1024, 512, 256)
 """Of the tiles that are tried where an image is too large. The larger, the less is computed twice, for their halos."""
 
+Known = dict[int, Moments]
+"""The statistics of instance norms, by their places among the operations."""
 SAMPLED = 16
 """Tiles from which statistics are estimated, evenly spread; where there are no more, they are exact."""
 
@@ -39,36 +44,52 @@ class Box(NamedTuple):
         top, left = max(self.top - by, within.top), max(self.left - by, within.left)
         return Box(top, left, min(self.bottom + by, within.bottom), min(self.right + by, within.right))
 
-    def inside(self, outer: Box, scale: int = 1) -> tuple[slice, slice]:
-        """Where it lies in what was computed for ``outer``, at a resolution ``scale`` times lower."""
-        rows = slice((self.top - outer.top) // scale, (self.bottom - outer.top) // scale)
-        return rows, slice((self.left - outer.left) // scale, (self.right - outer.left) // scale)
+    def cut(self, x: Tensor, inner: Box) -> Tensor:
+        """What ``x``, of this part of an image at any resolution, has of ``inner``."""
+        scale = (self.bottom - self.top) // x.shape[-2]
+        rows = slice((inner.top - self.top) // scale, (inner.bottom - self.top) // scale)
+        return x[..., rows, (inner.left - self.left) // scale : (inner.right - self.left) // scale]
 
 
-class _Enough(Exception):
-    """The rest of the network is not needed in this pass."""
+@dataclass
+class _Area:
+    """A part of an image, of whose surroundings nothing is needed, and how far it has come."""
+
+    read: Read
+    box: Box
+    parts: Sequence[tuple[Box, Box]]
+    """What of it goes through the network at once, and what of that counts for statistics. Together they are the whole area."""
+    at: int = 0
+    kept: State = ()
+    """The whole area, as it is before operation ``at``; where nothing is kept, that is the first one."""
 
 
 def side_for(generator: Generator, size: tuple[int, int], memory: int) -> int | None:
-    """The tiles that an image of ``size`` (height, width) needs where ``memory`` bytes are available; None: it can be translated whole."""
-    most = memory // 2 // generator.memory_per_pixel
-    if size[0] * size[1] <= most:
+    """The tiles that an image of ``size`` (height, width) needs where ``memory`` bytes are available; None: it can be translated whole.
+
+    As a whole it may take half of them, and a tile a quarter, for what is kept takes as much as another half.
+    """
+    each = generator.memory_per_pixel
+    if size[0] * size[1] <= memory // 2 // each:
         return None
-    return next((side for side in SIDES if (side + 2 * generator.receptive_radius) ** 2 <= most), SIDES[-1])
+    return next((side for side in SIDES if (side + 2 * generator.receptive_radius) ** 2 <= memory // 4 // each), SIDES[-1])
 
 
 class Tiles:
-    """An image of ``size`` (height, width) cut into tiles of at most ``tile`` pixels a side, and what they need around them."""
+    """An image of ``size`` (height, width) cut into tiles of at most ``tile`` pixels a side, where ``memory`` bytes are available."""
 
-    def __init__(self, generator: Generator, size: tuple[int, int], tile: int) -> None:
-        self.generator, self.size = generator, size
+    def __init__(self, generator: Generator, size: tuple[int, int], tile: int, memory: int) -> None:
+        self.generator, self.size, self.memory = generator, size, memory
+        self.program = generator.program()
         stride = generator.stride
         self.tile = max(tile // stride, 1) * stride
-        self.halo = -(-generator.receptive_radius // stride) * stride
         self.whole = Box(0, 0, *(max(-(-side // stride) * stride, generator.smallest) for side in size))
         """Grown to what the generator takes, as a whole image is."""
-        self.norms = [module for module in generator.modules() if isinstance(module, InstanceNorm)]
-        """In the order in which they are applied: no network here has parts that are applied in another order than they are made in."""
+        operations = self.program.operations
+        self.stops = [at for at, each in enumerate(operations) if isinstance(each, InstanceNorm | nn.BatchNorm2d)]
+        """Where tiles wait for each other, if there are statistics to be found or what there is can be kept."""
+        self.unknown = {at for at in self.stops if isinstance(norm := operations[at], InstanceNorm) and norm.given is None}
+        """Instance norms whose statistics have to be found."""
 
     def boxes(self) -> list[Box]:
         """The tiles, row by row. They do not overlap."""
@@ -86,86 +107,132 @@ class Tiles:
         ``shown`` is told how many tiles have gone through the network, of :meth:`work`. Where somebody has fixed the norms' statistics
         (:func:`unflip.inference.clip.fixed`), those hold, and none are found.
         """
-        boxes, done = self.boxes(), 0
+        done = 0
 
         def counted() -> None:
             nonlocal done
             done += 1
             shown(done)
 
-        fixed = any(norm.given is not None for norm in self.norms)
-        known = [] if fixed else self.learn([read], statistics, counted)
-        for box in boxes:
-            image = self._pass(read, box, known, last=False)
+        known: Known = {}
+        if self._estimates(statistics):
+            self._advance(self._sampled(read), self.unknown, known, counted)
+        area = self._all(read)
+        self._advance([area], self.unknown - known.keys(), known, counted)
+        for box, _ in area.parts:
+            (image,) = self._run(area, box, len(self.program.operations), known)
             counted()
             inside = Box(box.top, box.left, min(box.bottom, self.size[0]), min(box.right, self.size[1]))
             if inside.top < inside.bottom and inside.left < inside.right:
-                rows, columns = inside.inside(box)
-                yield inside, image[..., rows, columns]
+                yield inside, box.cut(image, inside)
 
-    def learn(self, images: Sequence[Read], statistics: Statistics = "exact", counted: Callable[[], None] = lambda: None) -> list[Moments]:
-        """The statistics of every norm over images of this size, as if they were one; ``counted`` is called after each tile."""
-        known: list[Moments] = []
-        for _ in self.norms:
-            known.append(Moments())
-            for read in images:
-                for box in self._looked_at(statistics):
-                    self._pass(read, box, known)
-                    counted()
-        return known
+    def learn(self, images: Sequence[Read], statistics: Statistics = "exact") -> list[Moments]:
+        """The statistics of every norm, in their order, over images of this size, as if they were one."""
+        known: Known = {}
+        if self._estimates(statistics):
+            areas = [area for read in images for area in self._sampled(read)]
+        else:
+            areas = [self._all(read) for read in images]
+        self._advance(areas, self.unknown, known)
+        return list(known.values())
 
     def work(self, statistics: Statistics) -> int:
-        """How many tiles go through the network, in part or in whole."""
-        return len(self.boxes()) + len(self.norms) * len(self._looked_at(statistics))
+        """How many tiles :meth:`translate` takes through the network, in part or in whole."""
+        areas, estimates = [self._all(_nothing)], self._estimates(statistics)
+        work = (1 + len(self._plan(areas, frozenset() if estimates else self.unknown))) * len(self.boxes())
+        if estimates:
+            areas = self._sampled(_nothing)
+            work += len(self._plan(areas, self.unknown)) * len(areas)
+        return work
 
-    def _looked_at(self, statistics: Statistics) -> list[Box]:
-        """The tiles whose pixels make the statistics."""
-        boxes = self.boxes()
-        if statistics != "estimated" or len(boxes) <= SAMPLED:
-            return boxes
-        return [boxes[(2 * i + 1) * len(boxes) // (2 * SAMPLED)] for i in range(SAMPLED)]
+    def _estimates(self, statistics: Statistics) -> bool:
+        return statistics == "estimated" and bool(self.unknown) and len(self.boxes()) > SAMPLED
 
-    def _pass(self, read: Read, box: Box, known: Sequence[Moments], last: bool = True) -> Tensor:
-        """A tile with its halo through the network; with ``last``, only to the last norm of ``known``, which sees the tile's pixels."""
-        window = box.grown(self.halo, self.whole)
-        x = self._read(read, window)
+    def _all(self, read: Read) -> _Area:
+        return _Area(read, self.whole, [(box, box) for box in self.boxes()])
 
-        def learn(norm: InstanceNorm, moments: Moments) -> Callable[[Tensor], Tensor]:
-            def given(features: Tensor) -> Tensor:
-                rows, columns = box.inside(window, x.shape[-1] // features.shape[-1])
-                moments.add(features[..., rows, columns])
-                raise _Enough
+    def _sampled(self, read: Read) -> list[_Area]:
+        """The tiles whose pixels make estimated statistics, each with all that it depends on."""
+        boxes, halo = self.boxes(), self.program.halo(0, len(self.program.operations))
+        chosen = [boxes[(2 * i + 1) * len(boxes) // (2 * SAMPLED)] for i in range(SAMPLED)]
+        return [_Area(read, window, [(window, box)]) for box in chosen for window in [box.grown(halo, self.whole)]]
 
-            return given
+    def _plan(self, areas: Sequence[_Area], unknown: Set[int]) -> list[tuple[int, bool]]:
+        """Where all parts of the ``areas`` stop, and whether what there is then is kept.
 
-        doing = [_by(norm, moments) for norm, moments in zip(self.norms, known, strict=False)]
-        if last:
-            doing[-1] = learn(self.norms[len(known) - 1], known[-1])
-        with instead(self.norms, doing):
-            try:
-                image, _ = self.generator.run(x)
-            except _Enough:
-                return x
-        rows, columns = box.inside(window)
-        return image[..., rows, columns]
+        That is at the norms whose statistics are ``unknown``, and wherever it can be kept: less is computed for halos then.
+        """
+        pixels = sum((area.box.bottom - area.box.top) * (area.box.right - area.box.left) for area in areas)
+        size = next(self.generator.parameters()).element_size() * pixels
+        # a quarter, since what was kept before is there until all of it has gone on
+        keeps = {at: self.program.per_pixel(at) * size <= self.memory // 4 for at in self.stops}
+        return [(at, keeps[at]) for at in self.stops if keeps[at] or at in unknown]
+
+    def _advance(self, areas: Sequence[_Area], unknown: Set[int], known: Known, counted: Callable[[], None] = lambda: None) -> None:
+        """Take the ``areas`` as far as they can be kept, and add the statistics of the norms ``unknown`` to ``known``.
+
+        ``counted`` is called after each tile.
+        """
+        for at, keeps in self._plan(areas, unknown):
+            moments = Moments()
+            for area in areas:
+                kept: State = ()
+                for box, seen in area.parts:
+                    made = self._run(area, box, at, known)
+                    if at in unknown:
+                        moments.add(box.cut(made[0], seen))
+                    if keeps:
+                        kept = kept or tuple(_room(area.box, box, part) for part in made)
+                        for whole, part in zip(kept, made, strict=True):
+                            area.box.cut(whole, box).copy_(part)
+                    counted()
+                if keeps:
+                    area.kept, area.at = (kept[0], *area.kept[1 : 1 + self.program.untouched(area.at, at)], *kept[1:]), at
+            if at in unknown:
+                known[at] = moments
+
+    def _run(self, area: _Area, box: Box, stop: int, known: Known) -> State:
+        """The part ``box`` of ``area`` as it is before operation ``stop``; of what lies aside then, only what is not kept already."""
+        window = box.grown(self.program.halo(area.at, stop), area.box)
+        if area.kept:
+            x, *aside = (area.box.cut(whole, window) for whole in area.kept)
+            state: State = (x.clone(), *aside)  # laid out as convolutions want it
+        else:
+            state = (self._read(area.read, window),)
+        x, *aside = follow([self._operation(at, known) for at in range(area.at, stop)], state)
+        made = (x, *aside[self.program.untouched(area.at, stop) :])
+        return tuple(window.cut(part, box) for part in made)
+
+    def _operation(self, at: int, known: Known) -> Operation:
+        operation = self.program.operations[at]
+        if at in known and isinstance(operation, InstanceNorm):
+            return partial(known[at].normalize, eps=operation.eps)
+        return operation
 
     def _read(self, read: Read, box: Box) -> Tensor:
-        height, width = self.size
-        x = read(box.top, box.left, min(box.bottom, height), min(box.right, width))
-        return grown(x, max(box.bottom - height, 0), max(box.right - width, 0))
+        rows = _places(box.top, box.bottom, self.size[0], self.whole.bottom)
+        columns = _places(box.left, box.right, self.size[1], self.whole.right)
+        top, left, bottom, right = min(rows), min(columns), max(rows) + 1, max(columns) + 1
+        x = read(top, left, bottom, right)
+        if box == (top, left, bottom, right):
+            return x
+        down, along = ([place - first for place in places] for places, first in ((rows, top), (columns, left)))
+        return x.index_select(-2, torch.tensor(down, device=x.device)).index_select(-1, torch.tensor(along, device=x.device))
 
 
-def _by(norm: InstanceNorm, moments: Moments) -> Callable[[Tensor], Tensor]:
-    return lambda features: moments.normalize(features, norm.eps)
+def _room(area: Box, box: Box, part: Tensor) -> Tensor:
+    """For all of ``area`` what ``part`` is for ``box``, laid out alike."""
+    scale = (box.bottom - box.top) // part.shape[-2]
+    size = (*part.shape[:2], (area.bottom - area.top) // scale, (area.right - area.left) // scale)
+    layout = (0, 2, 3, 1) if part.stride(1) == 1 else (0, 1, 2, 3)
+    return torch.empty_permuted(size, layout, dtype=part.dtype, device=part.device)
 
 
-@contextmanager
-def instead(norms: Sequence[InstanceNorm], doing: Sequence[Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Within, the first ``norms`` do what ``doing`` says, one each."""
-    try:
-        for norm, given in zip(norms, doing, strict=False):
-            norm.given = given
-        yield
-    finally:
-        for norm, _ in zip(norms, doing, strict=False):
-            norm.given = None
+def _places(start: int, end: int, length: int, whole: int) -> list[int]:
+    """Which rows or columns of an image of ``length`` those from ``start`` to ``end`` are, where it is grown to ``whole``."""
+    mirrored = whole - length < length  # as in pad_to_multiple
+    return [at if at < length else 2 * (length - 1) - at if mirrored else length - 1 for at in range(start, end)]
+
+
+def _nothing(*box: int) -> Tensor:
+    return torch.empty(0)

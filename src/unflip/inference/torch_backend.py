@@ -23,7 +23,7 @@ from unflip.inference.translator import Direction, Translator, picture_at
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
-from unflip.networks.chain import compile_networks, missing_compiler, uncompiled
+from unflip.networks.chain import compile_networks, missing_compiler
 
 
 class TorchTranslator(nn.Module, Translator):
@@ -115,13 +115,13 @@ class TorchTranslator(nn.Module, Translator):
     def tiles(self, read: Read, size: tuple[int, int], side: int) -> Iterator[tuple[Box, Tensor]]:
         """An image of ``size`` (height, width) by tiles of ``side``, row by row, as :class:`unflip.inference.tiles.Tiles` gives them."""
         assert isinstance(self.generator, Generator)
-        tiles = Tiles(self.generator, size, side)
+        tiles = Tiles(self.generator, size, side, available_memory(self.device))
         work = tiles.work(self.statistics)
 
         def here(*box: int) -> Tensor:
             return self.laid_out(read(*box))
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), uncompiled(self.compiled):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             yield from tiles.translate(here, self.statistics, lambda done: self.shown(done, work) if self.shown else None)
 
     def laid_out(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unflip.config import Config
 from unflip.networks.blocks import pad_to_multiple
+from unflip.networks.program import Program
 
 
 class Tap(NamedTuple):
@@ -53,7 +54,10 @@ class Generator(nn.Module, ABC):
     smallest: int
     """The shortest side that the layers can take."""
     receptive_radius: int
-    """No input pixel further away than this, in pixels, reaches an output pixel through the convolutions. Instance norm is global."""
+    """No input pixel further away than this, in pixels, reaches an output pixel through the convolutions. Instance norm is global.
+
+    That of :meth:`program`.
+    """
     memory_per_pixel: int
     """Bytes for each pixel that translating a whole image takes, in float32 and without gradient, at most."""
     taps: tuple[Tap, ...]
@@ -66,6 +70,10 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The translation and the features at every tap, in one pass."""
+
+    @abstractmethod
+    def program(self) -> Program:
+        """What :meth:`run` does to make the translation, operation by operation."""
 
     @abstractmethod
     def encode(self, x: Tensor, last: int | None = None) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ class InstanceNorm(nn.InstanceNorm2d):
     """
 
     given: Callable[[Tensor], Tensor] | None = None
-    """What is done instead, where ``x`` is a part of an image (:mod:`unflip.inference.tiles`)."""
+    """What is done instead, where ``x`` is an image of several (:mod:`unflip.inference.clip`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.given is not None:

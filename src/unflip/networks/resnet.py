@@ -14,6 +14,7 @@ from unflip.networks.chain import Chain, chain
 from unflip.networks.convolutions import Conv3x3, ConvAheadOfNorm, ConvFromFew, ConvToFew
 from unflip.networks.generator import Generator, GeneratorConfig, Tap
 from unflip.networks.norm import InstanceNorm
+from unflip.networks.program import Program, flat
 
 
 class ResnetConfig(GeneratorConfig):
@@ -60,44 +61,43 @@ class ResnetGenerator(Generator):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.memory_per_pixel = 48 * config.width  # measured: 30 to 37 with channels last, 40 to 47 without, at widths 16 to 64
         self.stages = nn.Sequential()
-        self.receptive_radius = 0
         taps: dict[str, Tap] = {}
         scale = 1
 
-        def add(name: str, *layers: nn.Module, reach: int, tap: Tap | None = None) -> None:
+        def add(name: str, *layers: nn.Module, tap: Tap | None = None) -> None:
             self.stages.add_module(name, layers[0] if len(layers) == 1 else nn.Sequential(*layers))
-            self.receptive_radius += reach * scale
             if tap is not None:
                 taps[name] = tap
 
         width = config.width
-        add("pad", Reflect(3), reach=0, tap=Tap("pad", in_channels, 1, margin=3))
-        add("stem", (nn.Conv2d if "stem" in config.taps else ConvFromFew)(in_channels, width, 7), reach=3, tap=Tap("stem", width, 1))
-        add("stem_act", InstanceNorm(width), ReLU(), reach=0)
+        add("pad", Reflect(3), tap=Tap("pad", in_channels, 1, margin=3))
+        add("stem", (nn.Conv2d if "stem" in config.taps else ConvFromFew)(in_channels, width, 7), tap=Tap("stem", width, 1))
+        add("stem_act", InstanceNorm(width), ReLU())
         for name in ("down1", "down2"):
             if config.downsample == "blur":
-                add(name, Conv3x3(width, 2 * width, 3, padding=1), reach=1, tap=Tap(name, 2 * width, scale))
-                add(f"{name}_act", InstanceNorm(2 * width), ReLU(), BlurDown(2 * width), reach=1)
+                add(name, Conv3x3(width, 2 * width, 3, padding=1), tap=Tap(name, 2 * width, scale))
+                add(f"{name}_act", InstanceNorm(2 * width), ReLU(), BlurDown(2 * width))
                 scale *= 2
             else:
-                add(name, nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), reach=1, tap=Tap(name, 2 * width, 2 * scale))
+                add(name, nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), tap=Tap(name, 2 * width, 2 * scale))
                 scale *= 2
-                add(f"{name}_act", InstanceNorm(2 * width), ReLU(), reach=0)
+                add(f"{name}_act", InstanceNorm(2 * width), ReLU())
             width *= 2
         for i in range(config.blocks):
-            add(f"block{i + 1}", ResidualBlock(width), reach=2, tap=Tap(f"block{i + 1}", width, scale))
+            add(f"block{i + 1}", ResidualBlock(width), tap=Tap(f"block{i + 1}", width, scale))
         for name in ("up1", "up2"):
             if config.upsample == "blur":
-                add(f"{name}_blur", BlurUp(width), reach=1)
+                add(f"{name}_blur", BlurUp(width))
                 scale //= 2
-                add(name, ConvAheadOfNorm(width, width // 2, 3, padding=1), reach=1)
+                add(name, ConvAheadOfNorm(width, width // 2, 3, padding=1))
             else:
-                add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1), reach=1)
+                add(name, nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1))
                 scale //= 2
             width //= 2
-            add(f"{name}_act", InstanceNorm(width), ReLU(), reach=0)
-        add("head", Reflect(3), ConvToFew(width, out_channels, 7), nn.Tanh(), reach=3)
+            add(f"{name}_act", InstanceNorm(width), ReLU())
+        add("head", Reflect(3), ConvToFew(width, out_channels, 7), nn.Tanh())
 
+        self.receptive_radius = self.program().radius()
         names = [name for name, _ in self.stages.named_children()]
         self.taps = tuple(taps[name] for name in config.taps)
         self._tap_stages = [names.index(name) for name in config.taps]
@@ -120,6 +120,9 @@ class ResnetGenerator(Generator):
 
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self._walk(x, 0, len(self.stages) - 1)
+
+    def program(self) -> Program:
+        return Program(flat(self.stages), self.in_channels)
 
     def encode(self, x: Tensor, last: int | None = None) -> tuple[Tensor, ...]:
         return self._walk(x, 0, self._tap_stages[-1 if last is None else last])[1]

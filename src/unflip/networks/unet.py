@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unflip.networks.blocks import initialize
 from unflip.networks.generator import Generator, GeneratorConfig
 from unflip.networks.norm import InstanceNorm
+from unflip.networks.program import Aside, Operation, Program, flat, follow
 
 FEWEST, MOST = 5, 10
 """Halvings: with fewer it is not the U-Net that was published, and with more, one pixel in the middle is one of thousands."""
@@ -57,7 +58,6 @@ class UnetGenerator(Generator):
         super().__init__()
         self.in_channels, self.out_channels, self.taps = in_channels, out_channels, ()
         self.stride = self.smallest = 2**config.downs  # so small an image is a single pixel in the middle
-        self.receptive_radius = 3 * (self.stride - 1)
         self.memory_per_pixel = 10 * config.width  # measured: 4 to 5 with channels last, 6 to 8 without, at widths 16 and 64
         norm: type[nn.Module] = InstanceNorm if config.norm == "instance" else nn.BatchNorm2d
         bias = config.norm == "instance"
@@ -73,21 +73,24 @@ class UnetGenerator(Generator):
             conv = nn.ConvTranspose2d(seen, widths[i - 1] if i else out_channels, 4, stride=2, padding=1, bias=bias or i == 0)
             return nn.Sequential(nn.ReLU(), conv, norm(widths[i - 1]) if i else nn.Tanh())
 
-        # in the order in which they are applied, as tiles want the norms
+        # in the order in which they are applied, as clips want the norms
         self.downs = nn.ModuleList(down(i) for i in range(config.downs))
         self.ups = nn.ModuleList(up(i) for i in reversed(range(config.downs)))
+        self.receptive_radius = self.program().radius()
 
     def run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        around = []
-        for down in self.downs:
-            x = down(x)
-            around.append(x)
-        around.pop()
-        for up in self.ups:
-            x = up(x)
-            if around:
-                x = torch.cat([around.pop(), x], 1)
-        return x, ()
+        (image,) = follow(self._operations(), (x,))
+        return image, ()
+
+    def program(self) -> Program:
+        return Program(self._operations(), self.in_channels)
+
+    def _operations(self) -> list[Operation]:
+        """Every halving but the last one is put aside, and comes back behind the doubling to its resolution."""
+        *outer, middle = (flat(down) for down in self.downs)
+        first, *others = (flat(up) for up in self.ups)
+        operations = [operation for down in outer for operation in (*down, Aside.PUT)] + middle + first
+        return operations + [operation for up in others for operation in (Aside.BESIDE, *up)]
 
     def encode(self, x: Tensor, last: int | None = None) -> tuple[Tensor, ...]:
         return ()
