@@ -62,7 +62,7 @@ def naive(tiles: Tiles, x: Tensor) -> Tensor:
 
 
 MEMORIES = {"nothing is kept": 0, "the bottleneck is kept": 2, "all is kept": 8}
-"""Numbers for each pixel, of width 4: within a block a 16th of them have 4 times the width, twice; behind down1 all have twice the width."""
+"""Numbers for each pixel, of width 4: within a block a 16th of them have 4 times the width, twice; behind down1 all have it twice."""
 
 
 def memory_for(numbers: int, pixels: int) -> int:
