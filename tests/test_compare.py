@@ -70,6 +70,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+UNTRAINED: dict[str, Any] = {"methods": (), "source": None, "budget": None, "size": None, "settings": ()}
+"""Changes of :func:`call`: only runs that are given are compared."""
+
+
 def call(world: Path, out: Path, **changes: Any) -> Comparison:
     """A tiny comparison."""
     arguments: dict[str, Any] = {
@@ -402,7 +406,7 @@ def test_translations_that_are_named_otherwise_are_found(kind: str, world: Path,
         test.mkdir()
         for image in images:
             Image.open(image).save(test / f"{image.stem}.webp", lossless=True)
-    given: dict[str, Any] = {"methods": (), "settings": (), "budget": None, "source": None, "target": None, "test_source": test}
+    given = UNTRAINED | {"target": None, "test_source": test}
     result = call(world, tmp_path / "out", runs=[("mine", model)], **given)
     assert result.failed == [] and [row.count for row in result.rows][1] == "1"
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
@@ -414,8 +418,7 @@ def test_translations_that_are_named_otherwise_are_found(kind: str, world: Path,
 
 def test_other_classes_in_the_same_file_are_refused(world: Path, tmp_path: Path) -> None:
     file, model = tmp_path / "classes.json", make_model(tmp_path / "model")
-    given: dict[str, Any] = {"methods": (), "settings": (), "budget": None, "source": None, "target": None, "classes": file}
-    given["runs"] = [("mine", model)]
+    given = UNTRAINED | {"target": None, "classes": file, "runs": [("mine", model)]}
     file.write_text(json.dumps(streets.classes()))
     call(world, tmp_path / "out", **given)
     before = stamps(tmp_path / "out")
@@ -430,10 +433,17 @@ def test_other_classes_in_the_same_file_are_refused(world: Path, tmp_path: Path)
     call(world, tmp_path / "out", **given)  # begun by a version that did not tell
 
 
+TAKEN = [("old", "{finished}/cut/seed0/run")]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"methods": (), "settings": ()}, "nothing to compare"),
+        ({"methods": (), "runs": TAKEN}, "--source is for training; give --methods NAME,NAME, or leave it out"),
+        ({"methods": (), "runs": TAKEN, "source": None, "budget": None, "size": None}, "--set is for training"),
+        ({**UNTRAINED, "runs": TAKEN, "val_labels": "{world}/labels"}, "--val-labels is for training"),
+        ({**UNTRAINED, "runs": TAKEN, "batch": 2}, "--batch is for training"),
         ({"methods": ("cut", "cyclegna")}, "did you mean cyclegan"),
         ({"methods": ("cut", "cut")}, "cut twice"),
         ({"budget": None}, "no budget"),

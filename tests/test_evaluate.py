@@ -176,6 +176,9 @@ def test_without_real_images_that_is_said(world: Path, tmp_path: Path, monkeypat
     metrics = unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "out", progress=False).metrics
     assert metrics["excess_flip_rate"] is None and metrics["flips"]["matrix"] is None and metrics["segmenter"]["held_out"] is None
     assert any("--real-images" in warning for warning in metrics["warnings"])
+    with pytest.raises(UserError, match="--require excess_flip_rate: no labeled real images are known; give --real-images DIR"):
+        unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "required", require={"excess_flip_rate": 0.5})
+    assert not (tmp_path / "required").exists(), "said before anything is read"
 
 
 @pytest.mark.parametrize(

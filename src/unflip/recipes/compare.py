@@ -96,9 +96,9 @@ def compare(
         training |= {"segmenter": segmenter, "classes": classes}
     judged = {"labels": test_labels, "target": test_target or target, "segmenter": segmenter, "classes": classes}
     judged |= {"real_images": real_images, "real_labels": real_labels}
-    jobs = [*trainings(out, methods, seeds, settings, **training), *given(out, runs, methods)]
-    if not jobs:
+    if not methods and not runs:
         raise UserError("nothing to compare; give --methods NAME,NAME to train, or --run NAME=RUN to take")
+    jobs = [*trainings(out, methods, seeds, settings, **training), *given(out, runs, methods)]
     arguments = {
         "methods": list(methods),
         "seeds": seeds,

@@ -23,6 +23,9 @@ from unflip.runs import RunConfig
 ARGUMENTS = "compare.json"
 """In the folder of a comparison: what it was asked for."""
 
+HOW = ("source", "budget", "size", "batch", "val_source", "val_labels", "val_target")
+"""Arguments that say how to train, and nothing else."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -53,8 +56,15 @@ def translations(folder: Path, test_source: Path) -> Path:
 
 
 def trainings(out: Path, methods: Sequence[str], seeds: int, settings: Sequence[str], **fields: Any) -> list[Job]:
-    """A configured run for each method and seed."""
+    """A configured run for each method and seed.
+
+    Raises:
+        UserError: something is wrong with them, or nothing is trained and is told how.
+    """
     if not methods:
+        unused = [name for name in HOW if fields[name] is not None] + ["set"] * bool(settings)
+        if unused:
+            raise UserError(f"--{unused[0].replace('_', '-')} is for training; give --methods NAME,NAME, or leave it out")
         return []
     if fields["budget"] is None:
         raise UserError("no budget is named, of which every method gets the same; give --budget N")

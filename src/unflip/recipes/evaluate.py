@@ -161,6 +161,8 @@ def evaluate(
     reader = Reader(model, read_classes(Path(classes)) if classes else None, chosen)
     if lpips and not (source and target):
         raise UserError("LPIPS is the distance to the source, one of the figures on realism; give --source DIR and --target DIR")
+    if "excess_flip_rate" in require and real_images is None and reader.held_out is None:
+        raise UserError("--require excess_flip_rate: no labeled real images are known; give --real-images DIR and --real-labels DIR")
     network = feature_network(features, model, chosen) if target else None
     if "cmmd" in require and (network is None or network.kind != "clip"):
         raise UserError("--require cmmd: that is measured in CLIP's features; give --features clip")
