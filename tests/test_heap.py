@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import unflip
+from unflip import devices
 
 pytestmark = pytest.mark.skipif(
     "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}) or not sys.platform.startswith("linux"), reason="not the GNU C library"
@@ -67,3 +68,9 @@ print(before - during, before - available_memory(), kept())
     assert kept > 400 * 2**20
     if during > 400 * 2**20:  # the system is quiet enough, and no container's limit is what counts
         assert after < during / 2
+
+
+def test_processes_of_one_kind_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = devices.available_memory()
+    monkeypatch.setattr(devices, "sharing", 4)
+    assert 0.2 < devices.available_memory() / alone < 0.3

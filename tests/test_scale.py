@@ -431,8 +431,9 @@ def test_a_worker_is_killed_and_every_image_is_there_once(ray_of_two: None, mode
         save(source / f"{i % 3}/{i}.png", picture(25 + i % 7, 18, seed=i))
     mark(source / "1/19.png")
     outcome = quietly(deadly(model, diary, out, times=1), source, out, trust=True, how=on_ray(2, "cpu"))
-    (there,) = [int(line) for line in diary.read_text().splitlines()]
+    there, sharing = map(int, diary.read_text().split())
     assert 0 < there < 40, "a worker was killed midway"
+    assert sharing == 2, "each takes its share of the memory"
     expected = quietly(translator, source, tmp_path / "alone", trust=True)
     assert (outcome.done, outcome.skipped, outcome.failed) == (expected.done, 0, []) == (40, 0, [])
     assert outcome.trust == pytest.approx(expected.trust, abs=0.01)

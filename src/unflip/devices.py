@@ -12,6 +12,9 @@ import torch
 from unflip.errors import UserError
 from unflip.heap import kept
 
+sharing = 1
+"""How many processes like this one compute on this machine. A pool's workers set it."""
+
 
 def choose_device(device: str) -> torch.device:
     """The device that ``auto``, ``cpu`` or ``cuda`` means on this machine."""
@@ -50,7 +53,10 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def available_memory(device: torch.device | None = None) -> int:
-    """Bytes of a GPU that are free, or of this machine's memory that can be had without swapping, as far as the system tells."""
+    """Bytes of a GPU that are free, or of this machine's memory that can be had without swapping, as far as the system tells.
+
+    Of these, its share where there are others like it (:data:`sharing`).
+    """
     if device is not None and device.type == "cuda":
         own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by PyTorch, for what comes next
         return torch.cuda.mem_get_info(device)[0] + own
@@ -63,4 +69,4 @@ def available_memory(device: torch.device | None = None) -> int:
             known.append(int(Path(limit).read_text()))
     with contextlib.suppress(AttributeError, OSError, ValueError):  # no sysconf on Windows
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(known, default=8 * 2**30)
+    return min(known, default=8 * 2**30) // sharing

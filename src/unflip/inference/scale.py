@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
+from unflip import devices
 from unflip.data import limits
 from unflip.data.places import Place, is_remote, local
 from unflip.devices import choose_device
@@ -83,6 +84,7 @@ def _spread(
         "out": _anywhere(out.where),
         "maps": None if maps is None else _anywhere(maps.where),
         "limit": os.environ.get(limits.NAME, ""),
+        "workers": workers,
         "tally": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote(),
     }
     context = ray.data.DataContext.get_current()
@@ -134,10 +136,11 @@ class _Tally:
 class _Worker:
     """An actor: takes a chunk of jobs, and gives back what is to be noted of each, when all of them are written."""
 
-    def __init__(self, translator: Any, device: str, out: str, maps: str | None, limit: str, tally: Any) -> None:
+    def __init__(self, translator: Any, device: str, out: str, maps: str | None, limit: str, workers: int, tally: Any) -> None:
         import ray
 
         os.environ[limits.NAME] = limit  # a worker on another machine has another environment
+        devices.sharing = min(workers, _cores(ray.get_runtime_context().get_node_id()))
         self.translator: Translator = ray.get(translator)
         self.translator.to(device)
         self.out, self.maps, self.tally = Place(out), None if maps is None else Place(maps), tally
@@ -159,6 +162,14 @@ class _Worker:
         except UserError as error:
             lines.append({"stop": str(error)})
         return [{"line": json.dumps(line)} for line in lines]
+
+
+def _cores(node: str) -> int:
+    """Of a machine of the cluster, as Ray counts them: where there are no GPUs, it can have so many workers."""
+    import ray
+
+    resources = next(known["Resources"] for known in ray.nodes() if known["NodeID"] == node)
+    return max(1, int(resources.get("CPU", 1)))
 
 
 def _chunks(jobs: Sequence[Job], workers: int, most: int) -> Iterator[list[Job]]:
