@@ -1,4 +1,4 @@
-"""TIFF files translated from disk to disk by tiles: the same pixels as of the whole image, in a memory that does not grow."""
+"""TIFF files translated from disk to disk by tiles: the same pixels as of the whole image."""
 
 from __future__ import annotations
 

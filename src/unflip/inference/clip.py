@@ -125,7 +125,7 @@ def _learn(translator: TorchTranslator, norms: Sequence[InstanceNorm], shared: S
 
 
 def _norm_by_norm(translator: TorchTranslator, shared: Sequence[_Shared], frames: Sequence[Array]) -> None:
-    """The same in the memory of one frame or, where it takes tiles, of one tile; about half as many times the work as there are norms."""
+    """The same in the memory of one frame or, where it takes tiles, of one tile, and of what can be kept of all between norms."""
     assert isinstance(translator.generator, Generator)
     size = frames[0].shape[:2]
     tiles = Tiles(translator.generator, size, _side(translator, size), available_memory(translator.device))

@@ -1,4 +1,4 @@
-"""Translating an image piece by piece, as if it had been translated whole: in a memory that does not grow with it.
+"""Translating an image piece by piece, as if it had been translated whole, where the memory is too small for that.
 
 Convolutions see no further than their kernels: a tile that is read with such a halo around it is right, but for instance norm, whose
 statistics are the image's. So all tiles go to the first norm, then on to the second, and so on. What has become of the image at a norm is

@@ -1,4 +1,4 @@
-"""TIFF files translated from disk to disk, tile by tile: the memory does not grow with the image."""
+"""TIFF files translated from disk to disk, tile by tile: of any size, as neither the image nor its translation is in memory as a whole."""
 
 from __future__ import annotations
 
