@@ -22,7 +22,7 @@ from PIL import Image
 
 import unflip
 from helpers import make_model
-from unflip import modelfolder, yamls
+from unflip import devices, modelfolder, yamls
 from unflip.data import limits
 from unflip.data.bands import Bands
 from unflip.data.codecs import COMPRESSIONS
@@ -383,8 +383,13 @@ def test_a_worker_on_another_machine_is_given_the_limit(monkeypatch: pytest.Monk
     from unflip.inference import scale
 
     monkeypatch.setenv(limits.NAME, "5")
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda given: given))
-    scale._Worker(SimpleNamespace(to=lambda device: None), "cpu", "out", None, "123", None)
+    here = SimpleNamespace(get_node_id=lambda: "b")
+    nodes = [{"NodeID": "a", "Resources": {"CPU": 2.0}}, {"NodeID": "b", "Resources": {"CPU": 4.0, "memory": 1e9}}]
+    ray = SimpleNamespace(get=lambda given: given, nodes=lambda: nodes, get_runtime_context=lambda: here)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(devices, "sharing", 1)
+    scale._Worker(SimpleNamespace(to=lambda device: None), "cpu", "out", None, "123", 16, None)
+    assert devices.sharing == 4, "as many of the 16 as there are cores may be here"
     assert limits.max_pixels() == 123
 
 

@@ -169,11 +169,12 @@ class _Shallow:
     """A file that Pillow reads."""
 
     def __init__(self, image: Image.Image, tiff: Tiff | None) -> None:
-        self.image, self.format = image, image.format
+        self.image, self.format, self.tiff = image, image.format, tiff
         self.nodata = tiff.nodata if tiff else None
         self.georeference = _upright(tiff) if tiff else ()
         gray = image.mode in {"1", "L", "LA"}
-        self.kind = Kind(1 if gray else 3, "uint8", image.has_transparency_data, self.nodata)
+        masked = tiff is not None and tiff.mask is not None
+        self.kind = Kind(1 if gray else 3, "uint8", image.has_transparency_data or masked, self.nodata)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -186,8 +187,13 @@ class _Shallow:
         return _orientation(self.image)
 
     def load(self) -> None:
-        """Raises where the file is not complete."""
+        """Raises where the file is not complete. The mask that TIFF files can have becomes alpha."""
         self.image.load()
+        mask = None if self.tiff is None else self.tiff.read_mask(0, 0, self.tiff.height, self.tiff.width)
+        if self.tiff is not None and mask is not None:
+            if self.image.mode not in ("L", "RGB"):
+                self.image = self.image.convert("RGB")
+            self.image.putalpha(Image.fromarray(_turned(mask, self.tiff.orientation)))
 
 
 class _Deep:
@@ -233,6 +239,7 @@ def _decoded(stored: _Shallow | _Deep, resize: str, bands: Bands) -> Decoded:
     if not alike:
         raise _Unlike(f"{kind}, where {bands} is needed")
     if isinstance(stored, _Shallow):
+        stored.load()
         found = prepare(stored.image, resize, bands, stored.nodata)
     else:
         pixels, alpha = (None if x is None else _turned(x, stored.orientation) for x in stored.read())

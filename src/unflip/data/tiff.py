@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -15,7 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from unflip.data.bands import Depth, Pixels, unbanded
-from unflip.data.codecs import COMPRESSIONS, open_tiff, refuse_bomb, refuse_codec
+from unflip.data.codecs import COMPRESSIONS, open_tiff, refuse_codec
+from unflip.data.pieces import Cache, Pieces
 from unflip.errors import UserError
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is ours to say, in one line
@@ -33,10 +31,8 @@ BANDS = "SCIQ"
 """Axes of a TIFF that are bands; tifffile calls I and Q what a file does not explain."""
 
 TILE = 256
-LARGEST_TILE = 4096
-"""The largest side of a tile that a small image may claim."""
-CACHE = 2**28
-"""Bytes of decoded strips and tiles that are kept: a row of windows reads each of them again and again."""
+REDUCED, MASK = 1, 4
+"""Bits of what a page is for: an overview, and which pixels of another page hold something."""
 
 
 class Tag(NamedTuple):
@@ -72,25 +68,29 @@ class Tiff:
         self.inverted = page.photometric == photometric.MINISWHITE and self.dtype.kind in "bu"
         self.white = 1 if self.dtype.kind == "b" else 2 ** int(page.bitspersample) - 1
         frames: list[Any] = [series[k] for k in range(samples)] if page.samplesperpixel == 1 and samples > 1 else [series[0]]
-        self.pages = [list(zip(frame.dataoffsets, frame.databytecounts, strict=True)) for frame in frames]
-        """Of every page, where its strips or tiles are, and how long."""
         extra = [int(kind) for kind in page.extrasamples]
-        self.alpha = len(self.pages) == 1 and samples > 1 and bool(extra) and extra[-1] in (1, 2)
-        self.associated = self.alpha and extra[-1] == 1
+        self.extra = len(frames) == 1 and samples > 1 and bool(extra) and extra[-1] in (1, 2)
+        """Whether the last band is alpha."""
+        self.associated = self.extra and extra[-1] == 1
         """Whether colors are stored times alpha."""
-        self.count = samples - self.alpha
+        self.count = samples - self.extra
         everyday = {1: True, 3: page.photometric != photometric.MINISBLACK, 4: page.photometric == photometric.SEPARATED}
-        self.pillow = self.depth == "uint8" and len(self.pages) == 1 and everyday.get(self.count, False)
+        self.pillow = self.depth == "uint8" and len(frames) == 1 and everyday.get(self.count, False)
         """Whether it is of the everyday kinds, which Pillow reads: 8-bit gray, palette, color and CMYK."""
         if not self.pillow:
             refuse_codec(page)
             if page.photometric == photometric.PALETTE:
                 raise UserError("a palette deeper than 8 bits")
-        self.piece = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
-        """Height and width of its tiles or strips."""
-        self._check_pieces()
-        self.raw = [self._is_raw(pieces) for pieces in self.pages]
-        """Of every page, whether its pixels lie in the file as they are, in one piece."""
+        cache, size = Cache(), (self.height, self.width)
+        self.pages = [Pieces(self.file, page, frame, size, cache, nodata_of(page)) for frame in frames]
+        if not self.pillow:
+            for pieces in self.pages:
+                pieces.check()
+        mask = None if self.extra else self._mask_page()
+        self.mask = None if mask is None else Pieces(self.file, mask, mask, size, cache)
+        """GDAL's: 0 where the image holds nothing."""
+        if self.mask is not None:
+            self.mask.check()
         indices = page.photometric in (photometric.PALETTE, photometric.SEPARATED)  # whose values are not those of the colors
         nodata = None if indices else nodata_of(page)
         self.nodata = self.white - nodata if self.inverted and nodata is not None else nodata
@@ -98,124 +98,57 @@ class Tiff:
         self.georeference = tuple(
             Tag(code, tag.dtype, tag.count, tag.value) for code in GEOREFERENCE if (tag := page.tags.get(code)) is not None
         )
-        self.kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
-        self.held = 0
-        """Bytes of them."""
         self.lock = threading.Lock()
+
+    def _mask_page(self) -> Any:
+        """The page that masks the image; None: there is none."""
+        for series in self.file.series[1:]:
+            page = series.keyframe
+            of_image = page.subfiletype & MASK and not page.subfiletype & REDUCED
+            if of_image and (page.imagelength, page.imagewidth, page.samplesperpixel) == (self.height, self.width, 1):
+                refuse_codec(page)
+                return page
+        return None
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the image has alpha, or a mask in its place."""
+        return self.extra or self.mask is not None
 
     @property
     def windows(self) -> bool:
         """Whether a part can be read without decoding all of it; never where it is for Pillow to say whether it can be decoded."""
-        return self.page.compression in COMPRESSIONS and self._is_divided()
-
-    def _is_divided(self) -> bool:
-        return self.raw[0] or len(self.pages[0]) > 1 or self.height * self.width <= 2**22
+        return self.page.compression in COMPRESSIONS and all(pieces.is_divided() for pieces in self._layers())
 
     def whole(self, size: int) -> bool:
         """Whether all pixels lie within the ``size`` bytes of the file."""
-        return all(offset + count <= size for page in self.pages for offset, count in page)
+        return all(pieces.is_whole(size) for pieces in self._layers())
+
+    def _layers(self) -> list[Pieces]:
+        return self.pages if self.mask is None else [*self.pages, self.mask]
 
     def read(self, top: int, left: int, bottom: int, right: int) -> tuple[Pixels, NDArray[Any] | None]:
         """Rows ``top`` to ``bottom`` - 1 and columns ``left`` to ``right`` - 1: ``(h, w, C)`` of :attr:`depth`, and alpha ``(h, w)``."""
         with self.lock:
-            parts = [self._part(k, top, left, bottom, right) for k in range(len(self.pages))]
+            parts = [pieces.read(top, left, bottom, right) for pieces in self.pages]
         x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         if self.inverted:
             x = (self.white - x).astype(x.dtype)
         if x.dtype == bool:
             x = x.astype(np.uint8) * 255
-        alpha = x[..., -1] if self.alpha else None
+        alpha = x[..., -1] if self.extra else self.read_mask(top, left, bottom, right)
         with np.errstate(over="ignore"):  # beyond float32 there is nothing
             pixels = np.ascontiguousarray(x[..., : self.count], dtype=self.depth)
         return _unassociated(pixels, alpha) if self.associated and alpha is not None else pixels, alpha
 
-    def _part(self, number: int, top: int, left: int, bottom: int, right: int) -> NDArray[Any]:
-        """Of one page, ``(h, w, samples)``."""
-        page, samples = self.page, self.page.samplesperpixel
-        out = np.empty((bottom - top, right - left, samples), dtype=self.dtype)
-        if self.raw[number]:
-            self._copy_rows(number, out, top, left)
-            return out
-        planes = samples if page.planarconfig == 2 else 1
-        (high, wide), (down, across) = self.piece, self._grid()
-        for plane in range(planes):
-            for row in range(top // high, -(-bottom // high)):
-                for column in range(left // wide, -(-right // wide)):
-                    piece = self._segment(number, (plane * down + row) * across + column)
-                    y, x = row * high, column * wide
-                    y0, y1, x0, x1 = max(top, y), min(bottom, y + high), max(left, x), min(right, x + wide)
-                    bands = slice(plane, plane + 1) if planes > 1 else slice(None)
-                    given = self._nothing() if piece is None else piece[y0 - y : y1 - y, x0 - x : x1 - x]
-                    out[y0 - top : y1 - top, x0 - left : x1 - left, bands] = given
-        return out
-
-    def _nothing(self) -> Any:
-        """What a sparse file means where it has no strip or tile."""
-        nodata = nodata_of(self.page)
-        return 0 if nodata is None else np.array(nodata).astype(self.dtype)
-
-    def _grid(self) -> tuple[int, int]:
-        """How many tiles or strips there are, down and across, in each plane of a page."""
-        return -(-self.height // self.piece[0]), -(-self.width // self.piece[1])
-
-    def _check_pieces(self) -> None:
-        """Raises ``ValueError`` where the file has more or fewer strips or tiles than its image, or none of a possible size."""
-        page, (high, wide) = self.page, self.piece
-        too_large = high > max(LARGEST_TILE, 2 * self.height) or wide > max(LARGEST_TILE, 2 * self.width)
-        if high < 1 or wide < 1 or (page.is_tiled and too_large):
-            raise ValueError(f"strips or tiles of {wide}x{high}")
-        expected = math.prod(self._grid()) * (page.samplesperpixel if page.planarconfig == 2 else 1)
-        for pieces in self.pages:
-            if len(pieces) != expected and not self.pillow:
-                raise ValueError(f"{len(pieces)} strips or tiles instead of {expected}")
-
-    def _is_raw(self, pieces: Sequence[tuple[int, int]]) -> bool:
-        page = self.page
-        plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled
-        if not plain or page.bitspersample != 8 * self.dtype.itemsize or self.dtype.kind == "b":
-            return False
-        each = 1 if page.planarconfig == 2 else page.samplesperpixel
-        high, down = self.piece[0], self._grid()[0]
-        rows = [min(high, self.height - (k % down) * high) for k in range(len(pieces))]
-        full = all(length == n * self.width * each * self.dtype.itemsize for n, (_, length) in zip(rows, pieces, strict=True))
-        return full and all(a + length == b for (a, length), (b, _) in itertools.pairwise(pieces))
-
-    def _copy_rows(self, number: int, out: NDArray[Any], top: int, left: int) -> None:
-        """Straight from the file."""
-        stored = self.dtype.newbyteorder(self.file.byteorder)
-        planes = out.shape[2] if self.page.planarconfig == 2 else 1
-        each = out.shape[2] // planes
-        wide = out.shape[1] * each
-        for plane in range(planes):
-            for row in range(out.shape[0]):
-                before = ((plane * self.height + top + row) * self.width + left) * each * stored.itemsize
-                self.file.filehandle.seek(self.pages[number][0][0] + before)
-                data = self.file.filehandle.read(wide * stored.itemsize)
-                values = np.frombuffer(data, stored, wide).reshape(-1, each)
-                out[row, :, plane * each : (plane + 1) * each] = values
-
-    def _segment(self, number: int, index: int) -> NDArray[Any] | None:
-        """A decoded strip or tile ``(h, w, samples)``; None where a sparse file has none."""
-        key = (number, index)
-        if key in self.kept:
-            self.kept.move_to_end(key)
-            return self.kept[key]
-        page, (offset, count) = self.page, self.pages[number][index]
-        if count == 0:
+    def read_mask(self, top: int, left: int, bottom: int, right: int) -> NDArray[Any] | None:
+        """Of the same part: alpha ``(h, w)`` of :attr:`depth`, opaque where the image holds something; None: there is no mask."""
+        if self.mask is None:
             return None
-        if offset + count > self.file.filehandle.size:  # else so much memory would be taken to read it
-            raise ValueError("its pixels lie beyond its end")
-        self.file.filehandle.seek(offset)
-        data = self.file.filehandle.read(count)
-        refuse_bomb(data, page)
-        found, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        assert found is not None  # there are bytes
-        piece: NDArray[Any] = found[0]
-        self.kept[key] = piece
-        self.held += piece.nbytes
-        while self.held > CACHE and len(self.kept) > 1:
-            self.held -= self.kept.popitem(last=False)[1].nbytes
-        return piece
+        with self.lock:
+            there = self.mask.read(top, left, bottom, right)[..., 0] != 0
+        opaque = 1 if self.depth == "float32" else np.iinfo(self.depth).max
+        return there.astype(self.depth) * np.array(opaque, dtype=self.depth)
 
 
 def _unassociated(pixels: Pixels, alpha: NDArray[Any]) -> Pixels:
