@@ -122,6 +122,25 @@ def banded_tiffs() -> list[bytes]:
     )
 
 
+def masked_tiffs() -> list[bytes]:
+    """With a mask in a page of its own, as GDAL writes them."""
+
+    def masked(image: np.ndarray, **options: Any) -> bytes:
+        file, mask = io.BytesIO(), np.zeros(image.shape[:2], dtype=bool)
+        mask[4:, 5:] = True
+        with tifffile.TiffWriter(file) as tiff:
+            tiff.write(image, metadata=None, **options)
+            tiff.write(mask, subfiletype=4, photometric=4, compression="zlib", metadata=None)  # type: ignore[arg-type]
+        return file.getvalue()
+
+    return [
+        masked(scene(), photometric="rgb"),
+        masked(scene(), photometric="rgb", compression="jpeg", tile=(16, 16)),
+        masked(scene(5, np.uint16), **PLAIN, tile=(16, 16), compression="lzw"),
+        masked(scene(1, np.float32)[..., 0], compression="lerc"),
+    ]
+
+
 def geo_tiffs() -> list[bytes]:
     """With a place on Earth, and a value for nothing."""
     geo = {"extratags": GEO}

@@ -390,6 +390,7 @@ TARGETS = {
     "tiff_deep": image("a.tif", images.deep_tiffs, mutations.tiff, 0.7),
     "tiff_tiled": image("a.tif", images.tiled_tiffs, mutations.tiff, 0.7),
     "tiff_bands": image("a.tif", images.banded_tiffs, mutations.tiff, 0.7),
+    "tiff_masked": image("a.tif", images.masked_tiffs, mutations.tiff, 0.7),
     "geotiff": image("a.tif", images.geo_tiffs, mutations.tiff, 0.7),
     "models": target("models", "model", models, damaged_folder, use_model),
     "segmenters": target("segmenters", "segmenter", segmenters, damaged_folder, use_segmenter),

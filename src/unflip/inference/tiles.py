@@ -7,9 +7,11 @@ kept where the memory allows it, or else made anew from what was kept before: do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from mmap import mmap
 from typing import NamedTuple
 
 import torch
@@ -224,8 +226,13 @@ def _room(area: Box, box: Box, part: Tensor) -> Tensor:
     """For all of ``area`` what ``part`` is for ``box``, laid out alike."""
     scale = (box.bottom - box.top) // part.shape[-2]
     size = (*part.shape[:2], (area.bottom - area.top) // scale, (area.right - area.left) // scale)
-    layout = (0, 2, 3, 1) if part.stride(1) == 1 else (0, 1, 2, 3)
-    return torch.empty_permuted(size, layout, dtype=part.dtype, device=part.device)
+    last = part.stride(1) == 1  # channels
+    stored = (size[0], *size[2:], size[1]) if last else size
+    if part.device.type == "cpu":  # beside the heap, which would keep the holes that so large blocks leave
+        room = torch.frombuffer(mmap(-1, math.prod(size) * part.element_size()), dtype=part.dtype).view(stored)
+    else:
+        room = part.new_empty(stored)
+    return room.permute(0, 3, 1, 2) if last else room
 
 
 def _places(start: int, end: int, length: int, whole: int) -> list[int]:
