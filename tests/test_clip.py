@@ -175,13 +175,15 @@ def test_resized_models_and_tiny_frames(tmp_path: Path) -> None:
         assert tiny(frames(3, 3, 5)[1]).shape == (3, 5, 3)
 
 
-def test_norms_are_normal_again_after_an_error(model: Path) -> None:
+def test_norms_are_normal_again_after_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     translator, shown = unflip.load(model, device="cpu"), frames()
     before = translator(shown[0])
     with pytest.raises(OSError, match="gone"), fixed(translator, shown):
         raise OSError("gone")
-    with pytest.raises(RuntimeError), fixed(translator, [shown[0], shown[1][:30]]):
-        pytest.fail("frames of several sizes")
+    with monkeypatch.context() as patched:
+        patched.setattr(norms(translator)[-1], "eps", "none")
+        with pytest.raises(TypeError), fixed(translator, shown):
+            pytest.fail("a norm that fails, behind others that have learned")
     assert (translator(shown[0]) == before).all()
 
 
@@ -190,6 +192,14 @@ def test_frames_are_spread_evenly() -> None:
     assert spread(320) == list(range(10, 320, 20))
     assert spread(17)[0] == 0 and spread(17)[-1] == 16 and len(set(spread(17))) == 16
     assert spread(5, 1) == [2]
+
+
+def test_what_cannot_be_fixed(model: Path) -> None:
+    for frames_, said in (([], "at least one"), (frames(2) + frames(1, height=16), "frames of one size")):
+        with pytest.raises(UserError, match=said), fixed(unflip.load(model, device="cpu"), frames_):
+            pass
+    with pytest.raises(UserError, match="the norms of an ONNX file cannot be fixed"), fixed(object(), frames(1)):  # type: ignore[arg-type]
+        pass
 
 
 def test_unknown_statistics(model: Path) -> None:

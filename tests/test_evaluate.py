@@ -148,6 +148,7 @@ def test_without_labels_the_sources_are_read(world: Path, tmp_path: Path, cli: C
     metrics = read(tmp_path / "out/metrics.json")
     assert metrics["flip_rate"]["value"] == pytest.approx(flipped, abs=1e-9) and flipped > 0.1
     assert metrics["excess_flip_rate"] is None and "stands for them" in metrics["warnings"][0]
+    assert metrics["segmenter"]["name"] == "colors", "a name of the hub, as there is no such folder"
     assert metrics["realism"]["frechet"]["value"] > 0 and metrics["segmenter"]["held_out"] and metrics["segmenter"]["real"] is None
     page = (tmp_path / "out/report.html").read_text()
     assert "of all pixels read as another class than in their source" in page and "of what is read in translation and source" in page

@@ -21,7 +21,7 @@ from hub_server import Hub, point, serving
 from unflip import modelfolder
 from unflip.data.places import Place
 from unflip.errors import MissingExtra
-from unflip.inference.hub import downloaded, is_hub_id, push
+from unflip.inference.hub import _card, downloaded, is_hub_id, push
 from unflip.inference.manifest import Manifest
 from unflip.modelcard import card
 
@@ -194,6 +194,15 @@ def test_the_card_is_one_that_the_hub_understands(hub: Hub, made: Path, tmp_path
         assert said in text
     assert "| flip rate | 0.25 | 0.125 to 0.5 |" in text and "Of 30 translations, read by the segmenter judge; by unflip 0.1.0" in text
     assert "against 99 target images" in text and "/home" not in text
+
+
+@pytest.mark.parametrize(("judge", "said"), [({"path": "a/secret/judge", "name": "judge"}, "judge"), ({"path": "a/secret/judge"}, "judge")])
+def test_a_card_names_no_folders(judge: dict[str, str], said: str, made: Path, tmp_path: Path) -> None:
+    """However the segmenter was named; also where a version before told its path alone."""
+    card = _card(modelfolder.read_config(made), "u/n", metrics(tmp_path, made, segmenter=judge))
+    assert f"read by the segmenter {said};" in card and "secret" not in card
+    named = {"path": "user/name", "name": "user/name"}
+    assert "segmenter user/name;" in _card(modelfolder.read_config(made), "u/n", metrics(tmp_path, made, segmenter=named))
 
 
 def test_a_card_without_measurements_claims_none(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from unflip.data import limits
-from unflip.data.images import check, prepare, read, read_rgb
+from unflip.data.images import check, header, prepare, read, read_rgb
 from unflip.data.resize import parse_resize
 from unflip.data.save import write
 from unflip.data.transforms import to_image, to_network
@@ -408,3 +408,22 @@ def test_every_value_survives_the_network_range(dtype: torch.dtype) -> None:
 def test_values_beyond_are_clamped_and_between_are_rounded() -> None:
     assert to_image(torch.tensor([-9.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
     assert to_image(torch.tensor([99.4, 99.6]) / 127.5 - 1).tolist() == [99, 100]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png"])
+def test_animations_are_refused(tmp_path: Path, name: str) -> None:
+    """Their other frames would be lost; a picture of one frame is a picture."""
+    frames = [Image.fromarray(noise(seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100)
+    for ask in (check, header, read):
+        with says(tmp_path / name, "an animation of 3 frames"):
+            ask(tmp_path / name)
+    frames[0].save(tmp_path / name, save_all=True, lossless=True)
+    assert np.array_equal(read(tmp_path / name).pixels, noise(seed=0))
+
+
+def test_what_a_phone_puts_behind_a_jpeg_is_no_animation(tmp_path: Path) -> None:
+    frames = [Image.fromarray(noise(seed=i)) for i in range(2)]
+    frames[0].save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=frames[1:])
+    (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    assert read(tmp_path / "a.jpg").pixels.shape == noise().shape

@@ -273,12 +273,18 @@ def test_what_cannot_be_asked_of_it(pair: Pair, tmp_path: Path, cli: Cli, monkey
         "unknown direction": (pair.folder, "--out", tmp_path / "b.onnx", "--direction", "up"),
     }
     (tmp_path / "c.onnx").mkdir()
+    (tmp_path / "mine.onnx").write_bytes(b"mine")
+    refused["mine.onnx is there, and unflip has not made it"] = (pair.folder, "--out", tmp_path / "mine.onnx")
     refused["aaa.onnx: the name is too long"] = (pair.folder, "--out", tmp_path / f"{300 * 'a'}.onnx")
     refused["c.onnx is a folder"] = (pair.folder, "--out", tmp_path / "c.onnx")
     for said, given in refused.items():
         done = cli("export", *given)
         assert done.code == 2 and said in done.stderr and done.stderr.count("\n") == 1, said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.onnx", "mine.onnx"] and (tmp_path / "mine.onnx").read_bytes() == b"mine"
+    with pytest.raises(UserError, match="is a file, which has no revision"):
+        unflip.load(pair.file, revision="v1.0")
+    with_gradient = torch.rand(3, 8, 8, requires_grad=True)
+    assert torch.equal(pair.by_onnx(with_gradient), pair.by_onnx(with_gradient.detach())), "there is none"
     with pytest.raises(UserError, match="translates whole images; leave out the tiles"):
         unflip.load(pair.file, tile=64)
     with pytest.raises(UserError, match="unknown device"):

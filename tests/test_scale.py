@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -563,3 +565,25 @@ def test_nothing_of_it_is_loaded_before_it_is_needed() -> None:
     environment = os.environ | {"PYTHONPATH": str(HERE.parent / "src")}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout == "set()\n"
+
+
+def test_names_behind_a_web_server_are_those_of_its_files(translator: Translator, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    names = ["a b.c.png", "palette é.png", "100%25.png", "in/d.png"]
+    for name in names:
+        save(tmp_path / "in" / name, picture(25, 18))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, directory=str(tmp_path / "in"))
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert quietly(translator, f"{address}/", tmp_path / "out") == Outcome(done=4)
+        assert quietly(translator, f"{address}/a%20b.c.png", tmp_path / "one") == Outcome(done=1)
+        server.shutdown()
+    assert sorted(without_manifest(tmp_path / "out")) == sorted(names) and [*without_manifest(tmp_path / "one")] == ["a b.c.png"]

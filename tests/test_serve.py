@@ -44,7 +44,8 @@ from unflip.web import app  # noqa: E402
 from unflip.web.auth import NAMES, check_token, hosts  # noqa: E402
 from unflip.web.files import tidy  # noqa: E402
 from unflip.web.limits import CLIENTS, Gate, Limits, Rate, Refused  # noqa: E402
-from unflip.web.work import TYPES, load_models  # noqa: E402
+from unflip.web.results import kept, packed  # noqa: E402
+from unflip.web.work import TYPES, load_models, translate  # noqa: E402
 
 DEEP = Bands(count=4, depth="uint16", ranges=((0.0, 4000.0),))
 PNG = {"Content-Type": "image/png"}
@@ -187,9 +188,11 @@ def test_a_model_of_the_way_back_alone(monkeypatch: pytest.MonkeyPatch, models: 
     assert [*sides] == ["backward"]
     with serving({"back": sides}) as server, server.client() as client:
         assert client.get("/api/models").json()["models"][0]["directions"] == ["backward"]
-        refused = client.post("/api/translate", content=picture(), headers=PNG)
+        refused = client.post("/api/translate?direction=forward", content=picture(), headers=PNG)
         assert refused.status_code == 404 and "backward only" in error(refused)
-        assert client.post("/api/translate?direction=backward", content=picture(), headers=PNG).status_code == 200
+        made = client.post("/api/translate?direction=backward", content=picture(), headers=PNG)
+        assert made.status_code == 200
+        assert client.post("/api/translate", content=picture(), headers=PNG).content == made.content, "as the lines in /docs have it"
 
 
 def test_its_description_needs_nothing_from_outside(client: Any) -> None:
@@ -737,6 +740,40 @@ def test_the_log(locked: Server) -> None:
     assert set(line) == {"time", "method", "path", "status", "ms", "bytes", "client"}
     assert line["method"] == "POST" and line["client"] == "127.0.0.1" and line["bytes"] > 1000 and line["ms"] > 0
     assert any(line["path"].startswith('/a\nb"x') and len(line["path"]) == 300 for line in lines), "one line each, whatever it says"
+
+
+def test_who_goes_away_while_sending_is_no_error(models: dict[str, dict[str, Translator]]) -> None:
+    with serving({"plain": models["plain"]}) as server:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw:
+            raw.sendall(b"POST /api/translate HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
+        until = time.monotonic() + 20
+        while not (told := server.lines()) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert [line.get("status") for line in told] == [408] and "level" not in told[0]
+
+
+@pytest.mark.parametrize("name", ["source.webp", "translation.webp", "doubted.webp", "small.webp"])
+def test_an_upload_may_be_called_as_what_the_page_shows(name: str, models: dict[str, dict[str, Translator]], tmp_path: Path) -> None:
+    data, translator = picture("WEBP", size=(600, 300)), models["plain"]["forward"]
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "served").mkdir()
+    shown = kept(translator, tmp_path / name, tmp_path / "served", Limits(), "x")
+    made = translate(translator, data, Limits(), trust=True)
+    assert Path(shown.file).name == name and Path(shown.file).read_bytes() == made.data
+    pictures = [Path(each) for each in (shown.source, shown.translation, shown.doubted, shown.small)]
+    assert len({path.read_bytes() for path in [*pictures, Path(shown.file)]}) == 5
+
+
+def test_names_in_a_zip_are_told_apart(models: dict[str, dict[str, Translator]], tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    shown = []
+    for name, kind in (("a.png", "PNG"), ("a.jpg", "JPEG"), ("b.png", "PNG")):
+        (tmp_path / name).write_bytes(picture(kind))
+        shown.append(kept(models["plain"]["forward"], tmp_path / name, tmp_path / "served", Limits(), "x"))
+    with zipfile.ZipFile(packed(shown, tmp_path)) as file:
+        assert file.namelist() == ["1_a.png", "1_a_trust.png", "2_a.jpg", "2_a_trust.png", "3_b.png", "3_b_trust.png"]
+    with zipfile.ZipFile(packed(shown[1:], tmp_path)) as file:
+        assert file.namelist() == ["a.jpg", "a_trust.png", "b.png", "b_trust.png"]
 
 
 def test_an_error_of_its_own(models: dict[str, dict[str, Translator]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ def test_samples_of_any_form(translator: Translator) -> None:
     assert torch.equal(made, translator(tensor)) and not mask.any()
     made, label = translate((np.asarray(image), 3))
     assert equal(made, translator(np.asarray(image))) and label == 3
+    for mask in (np.zeros((20, 28, 1), dtype=np.int64), torch.zeros(1, 20, 28, dtype=torch.int64)):
+        made = translate({"mask": mask, "image": np.asarray(image)})
+        assert made["mask"] is mask and equal(made["image"], expected), "ids are no image"
+    collected = defaultdict(list, image=image)
+    made = translate(collected)
+    assert made.default_factory is list and equal(made["image"], expected) and collected["image"] is image
+    with pytest.raises(UserError, match="no sample"):
+        translate()
     for nothing in (7, "a.png", {"ids": np.arange(3)}, (torch.zeros(4, 4),), []):
         with pytest.raises(UserError, match="no image to translate in a "):
             translate(nothing)
@@ -95,9 +103,9 @@ def test_some_of_the_samples(translator: Translator) -> None:
     torch.manual_seed(0)
     assert first == [not equal(translate(picture()), picture()) for _ in range(60)] and 8 < sum(first) < 30
     assert equal(unflip.Translate(translator, p=0)(picture()), picture())
-    for p in (-0.1, 1.1, float("nan")):
+    for p in (-0.1, 1.1, float("nan"), "0.5"):
         with pytest.raises(UserError, match="not a probability"):
-            unflip.Translate(translator, p=p)
+            unflip.Translate(translator, p=p)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="does not exist"):
         unflip.Translate("no/such/run")
     assert "p=0.3" in repr(translate)

@@ -251,6 +251,36 @@ def test_odd_memory_layouts(translator: Translator) -> None:
     assert agree(unit(translator(channels_last)[0]), unit(expected))
 
 
+def test_floats_that_are_no_image_are_refused(translator: Translator) -> None:
+    image = KINDS["tensor float32"](picture())
+    for wrong, said in ((image * 255, "from 1 to 254"), (image * 2 - 1, r"from -0\.99\d+ to 0\.99\d+"), (image.clone(), "from nan to nan")):
+        if "nan" in said:
+            wrong[0, 3, 3] = torch.nan
+        for given in (wrong, wrong.double()[None], wrong.permute(1, 2, 0).numpy()):
+            with pytest.raises(UserError, match=rf"cannot translate floats {said}; give floats in \[0, 1\]"):
+                translator(given)
+    assert bool(translator(image * 1.2 - 0.1).isfinite().all()), "what resizing adds at edges is no error"
+
+
+def test_gray_stays_gray_with_a_gray_model(tmp_path: Path) -> None:
+    gray = unflip.load(make_model(tmp_path, source=Bands(count=1), target=Bands(count=1)), device="cpu")
+    image = picture(25, 18, 1)[..., 0]
+    for given in (image, (image / 255).astype(np.float32), image / 255):
+        made = gray(given)
+        assert made.shape == given.shape and made.dtype == given.dtype
+        assert agree(unit(made), unit(gray(image)))
+    with pytest.raises(UserError, match="mode LAB, which Pillow does not convert to L; convert it to RGB"):
+        gray(Image.new("LAB", (25, 18)))
+
+
+def test_translations_of_another_depth(model: Path) -> None:
+    """Of arrays however they lie, and of tensors that somebody has a gradient for; of other types it is said."""
+    deep, image = unflip.load(model, device="cpu", depth="uint16"), picture()
+    assert np.array_equal(deep(image[::-1, ::-1]), deep(image[::-1, ::-1].copy()))
+    with pytest.raises(UserError, match=r"cannot translate a tensor of torch\.bfloat16; give uint8 with 3 bands"):
+        deep(torch.rand(3, 8, 8, dtype=torch.bfloat16, requires_grad=True))
+
+
 def test_read_only_floats(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
     image = (picture() / 255).astype(np.float32)
     expected = translator(image)

@@ -120,11 +120,12 @@ def _evaluation(metrics: Mapping[str, Any] | None) -> str:
     notes = "".join(f"\n* {warning}" for warning in metrics.get("warnings", []))
     realism = metrics.get("realism")
     features = f" Realism is measured in {realism['features']}, against {realism['target_images']:,} target images." if realism else ""
+    judge = metrics["segmenter"].get("name") or Path(metrics["segmenter"]["path"]).name  # not named by versions that only knew the path
     by = f"unflip {metrics['made']['unflip']} on {metrics['made']['date']}"
     return f"""
 ## Evaluation
 
-Of {metrics["images"]:,} translations, read by the segmenter {nameless(metrics["segmenter"]["path"])}; by {by}.{features}
+Of {metrics["images"]:,} translations, read by the segmenter {judge}; by {by}.{features}
 
 | | | 95 % interval |
 |---|---|---|

@@ -106,9 +106,13 @@ def prepare(stored: Image.Image, resize: str = "none", bands: Bands = RGB, nodat
         image = image.convert("RGBA")  # resized apart from its alpha: together, Pillow would blacken the colors of what is transparent
         alpha = np.array(image.getchannel("A"))
     mode = "RGB" if bands.count == 3 else "L"
+    try:
+        image = image.convert(mode)
+    except ValueError:
+        raise UserError(f"image is of mode {image.mode}, which Pillow does not convert to {mode}; convert it to RGB") from None
     if bands.masked or bands.nothing(nodata) is not None:  # what holds nothing must not be mixed with its surroundings
-        return finished(banded(np.array(image.convert(mode))), alpha, nodata, resize, bands, flat)
-    return Decoded(banded(np.array(_resized(image.convert(mode), size, flat))), alpha, image.size)
+        return finished(banded(np.array(image)), alpha, nodata, resize, bands, flat)
+    return Decoded(banded(np.array(_resized(image, size, flat))), alpha, image.size)
 
 
 def finished(pixels: Pixels, alpha: NDArray[Any] | None, nodata: float | None, resize: str, bands: Bands, flat: bool = False) -> Decoded:
@@ -269,6 +273,7 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
                 yield deep
                 return
             with pillow(stream, path) as image:
+                _refuse_animation(image)
                 if _deeper_than_8_bits(image):
                     raise _Unlike(f"of a depth that unflip does not read, mode {image.mode}")
                 yield _Shallow(image, tiff)
@@ -286,6 +291,13 @@ def _opened(path: Path | str, file: BinaryIO | None = None) -> Iterator[_Shallow
         raise UserError(f"broken or truncated image, {path} ({one_line(error)}); replace or remove it") from error
 
 
+def _refuse_animation(image: Image.Image) -> None:
+    """Raises ``UserError`` for one, of PNG or WebP: its other frames would be lost. What a JPEG has behind its image is no frame."""
+    frames = getattr(image, "n_frames", 1) if image.format in {"PNG", "WEBP"} else 1
+    if frames > 1:
+        raise UserError(f"an animation of {frames} frames")
+
+
 def _deep_png(stream: BinaryIO, path: Path | str) -> _Deep | None:
     """The image, if it is a PNG of 16 bits: Pillow would cut colors to 8 without a word. Leaves the stream at its start."""
     head = stream.read(26)
@@ -295,6 +307,7 @@ def _deep_png(stream: BinaryIO, path: Path | str) -> _Deep | None:
     width, height = struct.unpack(">II", head[16:24])
     color = head[25]
     with pillow(stream, path, ["PNG"]) as image:
+        _refuse_animation(image)
         orientation = _orientation(image)
     stream.seek(0)
     return _Deep(stream, Kind(3 if color & 2 else 1, "uint16", bool(color & 4), None), (width, height), orientation)

@@ -74,6 +74,8 @@ def export_onnx(
         folder = out.is_dir()
     if folder:
         raise UserError(f"--out {out} is a folder; name a file in it")
+    if out.exists() and not _is_ours(out):
+        raise UserError(f"--out {out} is there, and unflip has not made it; choose another name")
     if not Path(run).is_dir() and Path(run).exists():
         raise UserError(f"{run} is no folder; give a run folder or a model folder")
     check_direction(direction)
@@ -86,6 +88,16 @@ def export_onnx(
         write_bytes(out, content)
     show(1, "comparing with PyTorch")
     return compared(translator, OnnxTranslator(out, "cpu", direction))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is an ONNX file that was exported from here."""
+    import onnx
+
+    try:
+        return any(entry.key == KEY for entry in onnx.load(str(path), load_external_data=False).metadata_props)
+    except Exception:  # whatever else it holds
+        return False
 
 
 def traced(translator: TorchTranslator) -> bytes:

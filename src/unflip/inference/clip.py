@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unflip.data.images import Array
 from unflip.devices import available_memory
+from unflip.errors import UserError
 from unflip.inference.tiles import Read, Tiles
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.inference.translator import Translator, picture_at
@@ -45,7 +46,14 @@ def fixed(translator: TorchTranslator, frames: Sequence[Array]) -> Iterator[None
 
     Meant for images of that size. A multi-scale generator gets statistics for its context, and for each of its windows where they lie;
     these are of as many of the frames as fit into the memory together.
+
+    Raises:
+        UserError: no frames, or frames of several sizes; or a translator whose norms cannot be told anything, as that of an ONNX file.
     """
+    if not isinstance(translator, TorchTranslator):
+        raise UserError("the norms of an ONNX file cannot be fixed; give a translator of a run or model folder")
+    if len({frame.shape for frame in frames}) != 1:
+        raise UserError("frames of one size are needed, at least one")
     norms = [module for module in translator.generator.modules() if isinstance(module, InstanceNorm)]
     shared = [_Shared(norm.eps) for norm in norms]
     with uncompiled(translator.compiled):

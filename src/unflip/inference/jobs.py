@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from unflip.data.folders import find_files, natural, relative_names
 from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
@@ -79,13 +80,16 @@ def _remote(url: str) -> list[Job]:
     if "{" in url:
         return _expanded(url)
     names = listed(url)
+    web = url.startswith(("http://", "https://"))  # where names are parts of addresses
     if names == [""] and (is_image(url) or is_video(url) or is_shard(url)):
-        return [Job(url, url.rpartition("/")[2])]
-    seen = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]  # nor does any lead upwards
+        name = url.rpartition("/")[2]
+        return [Job(url, unquote(name) if web else name)]
+    known = {unquote(name) if web else name: name for name in names}
+    seen = [name for name in known if not any(part.startswith(".") for part in name.split("/")) and "\0" not in name]  # nor leads upwards
     found = next(filter(None, ([name for name in seen if kind(name)] for kind in (is_image, is_video, is_shard))), [])
     if not found:
         raise UserError(f"no images, {url}; give the URL of files that end in {' '.join([*FORMATS, *VIDEOS])}, or of tar shards of images")
-    return [Job(f"{url}/{name}", name) for name in sorted(found, key=lambda name: (natural(Path(name)), name))]
+    return [Job(f"{url}/{known[name]}", name) for name in sorted(found, key=lambda name: (natural(Path(name)), name))]
 
 
 def _expanded(pattern: str) -> list[Job]:

@@ -19,11 +19,12 @@ from unflip.devices import available_memory, choose_device, choose_precision
 from unflip.errors import UserError
 from unflip.inference.hub import push
 from unflip.inference.tiles import SIDES, Box, Read, Tiles, side_for
-from unflip.inference.translator import Direction, Translator, picture_at
+from unflip.inference.translator import Direction, Translator, check_floats, picture_at
 from unflip.methods.passes import BACKWARD, FORWARD
 from unflip.modelfolder import Model
 from unflip.networks import Generator
 from unflip.networks.chain import compile_networks, missing_compiler
+from unflip.networks.tracing import traced
 
 
 class TorchTranslator(nn.Module, Translator):
@@ -183,6 +184,8 @@ class TorchTranslator(nn.Module, Translator):
 
     def _tensors(self, x: Tensor) -> Tensor:
         given, (height, width) = x.dtype, x.shape[-2:]
+        if given != torch.uint8 and not traced():
+            check_floats(*(float(each) for each in x.detach().aminmax()))
         x = to_network(x) if given == torch.uint8 else x.to(torch.float32) * 2 - 1
         wide, high = self.resize.size_for(width, height)
         y = self._with_gradient(widened(_resized(x, (high, wide)), self.config.channels))

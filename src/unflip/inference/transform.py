@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ class Translate:
     """``Translate("runs/first")``, alone or in ``torchvision.transforms.v2.Compose``: translates the images of a sample, leaves its labels.
 
     A sample is an image, or tuples, lists and dictionaries of anything, as torchvision's transforms (version 2) take it. Its images are
-    those that they would change: PIL images and ``tv_tensors.Image``; without any, the first tensor or float or uint8 array of at least
-    three dimensions. Masks, boxes, ids and all else come back as they are. Images are translated as :class:`unflip.Translator` does it, at
-    their size.
+    those that they would change: PIL images and ``tv_tensors.Image``; without any, the first tensor of at least three dimensions, or array
+    of three, of floats, uint8 or uint16. Masks, boxes, ids and all else come back as they are. Images are translated as
+    :class:`unflip.Translator` does it, at their size.
 
     Args:
         model: a translator, or a run folder, model folder or ONNX file.
@@ -34,12 +35,14 @@ class Translate:
     """
 
     def __init__(self, model: Translator | str | Path, p: float = 1.0, device: str = "cpu") -> None:
-        if not 0 <= p <= 1:
+        if not isinstance(p, int | float) or not 0 <= p <= 1:
             raise UserError(f"not a probability, p={p}; use 0 to 1")
         self.translator = model if isinstance(model, Translator) else load(model, device=device)
         self.p = p
 
     def __call__(self, *sample: Any) -> Any:
+        if not sample:
+            raise UserError("no sample; give an image, or what holds one")
         given = sample if len(sample) > 1 else sample[0]
         marked = [each for each in _leaves(given) if _is_image(each)]
         chosen = marked or [each for each in _leaves(given) if _may_be_image(each)][:1]
@@ -74,7 +77,9 @@ def _replaced(sample: Any, known: dict[int, Any]) -> Any:
     if id(sample) in known:
         return known[id(sample)]
     if isinstance(sample, dict):
-        return type(sample)((key, _replaced(each, known)) for key, each in sample.items())
+        made = copy(sample)  # whatever its type wants to be made of
+        made.update((key, _replaced(each, known)) for key, each in sample.items())
+        return made
     if isinstance(sample, tuple) and hasattr(sample, "_fields"):
         return type(sample)(*(_replaced(each, known) for each in sample))
     if isinstance(sample, list | tuple):
@@ -91,8 +96,8 @@ def _is_image(value: Any) -> bool:
 def _may_be_image(value: Any) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and type(value) is torch.Tensor:  # masks and boxes of torchvision are subclasses
-        return value.ndim >= 3
-    return isinstance(value, np.ndarray) and value.ndim == 3
+        return value.ndim >= 3 and (value.is_floating_point() or value.dtype in (torch.uint8, torch.uint16))
+    return isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype.name in ("uint8", "uint16", "float32", "float64")
 
 
 def _drawn() -> float:

@@ -149,15 +149,17 @@ class Translator(ABC):
             return made if image.ndim == 2 else banded(made)
         if image.dtype not in (np.float32, np.float64):
             raise UserError(f"cannot translate an array of {image.dtype}; give uint8, or floats in [0, 1]")
+        check_floats(float(image.min()), float(image.max()))
         color = banded(image)[..., :count].astype(np.float32) if given >= count else np.repeat(banded(image), count, 2).astype(np.float32)
         size = image.shape[1::-1]
         made = resized(self._computed(resized(color * 2 - 1, self.resize.size_for(*size))), size)
-        return np.concatenate([((made + 1) / 2).clip(0, 1).astype(image.dtype), banded(image)[..., count:]], axis=2)
+        made = np.concatenate([((made + 1) / 2).clip(0, 1).astype(image.dtype), banded(image)[..., count:]], axis=2)
+        return made[..., 0] if image.ndim == 2 and made.shape[2] == 1 else made
 
     def _deep_array(self, image: NDArray[Any]) -> NDArray[Any]:
         if str(image.dtype) != self.source.depth:
             raise UserError(f"cannot translate an array of {image.dtype}; give {self.source}")
-        pixels = banded(image)
+        pixels = banded(np.ascontiguousarray(image))
         count = self.source.count
         alpha = pixels[..., count] if pixels.shape[2] > count else None
         pixels = pixels.repeat(count, 2) if pixels.shape[2] < count else pixels[..., :count]
@@ -174,6 +176,8 @@ class Translator(ABC):
         if image.ndim not in (3, 4) or image.shape[-3] != count or 0 in image.shape:
             raise UserError(f"cannot translate a tensor of shape {tuple(image.shape)}; give ({count}, H, W) or (N, {count}, H, W)")
         plain = self.source.plain and self.target.plain
+        if not plain and str(image.dtype) != f"torch.{self.source.depth}":
+            raise UserError(f"cannot translate a tensor of {image.dtype}; give {self.source}")
         if plain and image.dtype != torch.uint8 and not image.is_floating_point():
             raise UserError(f"cannot translate a tensor of {image.dtype}; give uint8, or floats in [0, 1]")
         x = image if image.ndim == 4 else image[None]
@@ -189,8 +193,14 @@ class Translator(ABC):
     def _one_by_one(self, x: Tensor) -> Tensor:
         import torch
 
-        made = [torch.from_numpy(self._array(each.permute(1, 2, 0).cpu().numpy())) for each in x]
+        made = [torch.from_numpy(self._array(each.detach().permute(1, 2, 0).cpu().numpy())) for each in x]
         return torch.stack([each.permute(2, 0, 1) for each in made])
+
+
+def check_floats(low: float, high: float) -> None:
+    """Raise ``UserError`` where floats from ``low`` to ``high`` are no image in [0, 1]; what resizing adds at edges is let pass."""
+    if not (low >= -0.5 and high <= 1.5):  # nor NaN
+        raise UserError(f"cannot translate floats from {low:.4g} to {high:.4g}; give floats in [0, 1]")
 
 
 def check_direction(direction: str) -> None:
@@ -250,6 +260,8 @@ def _loaded(given: str | Path, revision: str | None, device: str, direction: Dir
     if path.suffix == ".onnx" and path.is_file():
         from unflip.inference.onnx_backend import OnnxTranslator
 
+        if revision is not None:
+            raise UserError(f"{path} is a file, which has no revision; leave it out")
         if tile not in ("auto", "none"):
             raise UserError(f"{path} translates whole images; leave out the tiles, or give the folder that it was made of")
         return OnnxTranslator(path, device, direction)

@@ -209,6 +209,7 @@ def evaluate(
             metrics["temporal"] = temporal(moving, bar.show)
     metrics["segmenter"] = {
         "path": str(segmenter),
+        "name": Path(segmenter).resolve().name if Path(segmenter).exists() else str(segmenter),  # what may be published: no folders
         "held_out": None if reader.held_out is None else _brief(reader.held_out),
         "real": None if real is None else _brief(real),  # those that translations are compared with
     }

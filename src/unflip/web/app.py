@@ -107,6 +107,7 @@ def create_app(
         return ModelList(models=[_model(name, sides) for name, sides in models.items()])
 
     which = Query(next(iter(models)), description="A name of /api/models.", json_schema_extra={"enum": [*models]})
+    way: Any = Query(None, description="backward: target to source. Default: forward, if the model does that.")  # None cannot be sent
 
     @app.post(
         "/api/translate",
@@ -117,7 +118,7 @@ def create_app(
     async def translate_image(
         request: Request,
         model: str = which,
-        direction: Annotated[Literal["forward", "backward"], Query(description="backward: target to source.")] = "forward",
+        direction: Literal["forward", "backward"] = way,
         trust: Annotated[bool, Query(description="1: a ZIP of the translation, and of the map of where to trust it.")] = False,
     ) -> Response:
         """Translate an image. Same size and format; TIFF where its format cannot hold the target's bands or depth."""
@@ -126,6 +127,7 @@ def create_app(
         sides = models.get(model)
         if sides is None:
             raise Refused(404, f"no model is called that; there are {', '.join(models)}")
+        direction = direction or next(iter(sides))
         if direction not in sides:
             raise Refused(404, f"this model translates {next(iter(sides))} only")
         async with gate.place():

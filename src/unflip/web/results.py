@@ -58,6 +58,8 @@ def kept(translator: Translator, path: Path, folder: Path, limits: Limits, of: s
     file, trust = place / f"{path.stem}{made.ending}", place / f"{path.stem}_trust.png"
     file.write_bytes(made.data)
     trust.write_bytes(made.trust_png)
+    views = place / "views"  # apart: an upload may be called as one of them
+    views.mkdir()
     source, view, doubt = _views(translator, data, made)
     width, height = made.image.size
     return Shown(
@@ -65,10 +67,10 @@ def kept(translator: Translator, path: Path, folder: Path, limits: Limits, of: s
         name=path.name,
         file=str(file),
         map=str(trust),
-        source=_picture(source, place / "source.webp"),
-        translation=_picture(view, place / "translation.webp"),
-        doubted=_picture(doubt, place / "doubted.webp"),
-        small=_picture(view, place / "small.webp", SMALL),
+        source=_picture(source, views / "source.webp"),
+        translation=_picture(view, views / "translation.webp"),
+        doubted=_picture(doubt, views / "doubted.webp"),
+        small=_picture(view, views / "small.webp", SMALL),
         width=width,
         height=height,
         seconds=seconds,
@@ -77,13 +79,13 @@ def kept(translator: Translator, path: Path, folder: Path, limits: Limits, of: s
 
 
 def packed(shown: Sequence[Shown], folder: Path) -> str:
-    """A ZIP of all translations and their trust maps. Equal names are told apart by their order."""
+    """A ZIP of all translations and their trust maps. Where two would have one name, all have the number of their upload before it."""
     path = Path(mkdtemp(dir=folder)) / "translations.zip"
+    parts = [(i, part) for i, each in enumerate(shown, 1) for part in map(Path, (each.file, each.map))]
+    twice = len({part.name for _, part in parts}) < len(parts)
     with zipfile.ZipFile(path, "w") as file:
-        for i, each in enumerate(shown):
-            twice = sum(other.name == each.name for other in shown) > 1
-            for part in map(Path, (each.file, each.map)):
-                file.write(part, f"{i + 1}_{part.name}" if twice else part.name)
+        for i, part in parts:
+            file.write(part, f"{i}_{part.name}" if twice else part.name)
     return str(path)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from unflip.web.auth import Keys, from_elsewhere, named
 from unflip.web.limits import Limits, Rate, Refused
 from unflip.web.logs import Lines
@@ -75,6 +77,8 @@ class Wall:
                 raise answer.stopped
         except Refused as error:
             await answer.refuse(error)
+        except ClientDisconnect:
+            await answer.refuse(Refused(408, "the client is gone"))
         except asyncio.CancelledError:
             await answer.refuse(Refused(503, "the server is going down"))
         except Exception as error:
