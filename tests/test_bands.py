@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from unflip.data.bands import RGB, Bands, GivenBands, Kind
 from unflip.data.folders import Entry, survey
 from unflip.data.images import check, read, read_rgb
-from unflip.data.measure import find_bands
+from unflip.data.measure import LOOKED_AT, find_bands
 from unflip.data.resize import resized
 from unflip.data.save import encode, name_for, write
 from unflip.data.tiff import GEOREFERENCE, Tiff, write_tiff
@@ -526,6 +526,18 @@ def test_alpha_masks_only_where_something_is_transparent(tmp_path: Path) -> None
     hole[0, 0] = 0
     entries = folder(tmp_path, a_png=(color, hole))
     assert find_bands(entries, GivenBands(), "source") == Bands(masked=True)
+
+
+def test_one_transparent_image_among_many_is_found(tmp_path: Path) -> None:
+    flat, hole = np.full((8, 8, 3), 7, np.uint8), np.zeros((8, 8), np.uint8)
+    hole[0] = 255
+    opaque, holed = folder(tmp_path, a_png=(flat, np.full((8, 8), 255, np.uint8)), b_png=(flat, hole))
+    among = [opaque, holed, *[opaque] * (2 * LOOKED_AT - 2)]
+    looked: list[int] = []
+    assert find_bands(among, GivenBands(), "source", lambda done, total: looked.append(done)) == Bands(masked=True)
+    assert looked == [1, 2], "what comes after it decides nothing"
+    assert find_bands(among, GivenBands(ranges=((0, 100),)), "source") == Bands(masked=True, ranges=((0, 100),))
+    assert find_bands([opaque] * len(among), GivenBands(), "source") == RGB
 
 
 def test_damaged_deep_files_are_one_line(tmp_path: Path) -> None:

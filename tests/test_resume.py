@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,15 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from running import SELDOM, SIZE, Crash, at, bits, crash, equal, events, log, quietly, small, start, state, tree
 from unflip import modelfolder
+from unflip.data.labels import Classes
 from unflip.engine import checkpoint
 from unflip.errors import Interrupted, UserError
+from unflip.networks import features
+from unflip.networks.segmenter import SegmenterConfig
 from unflip.recipes.resume import CHANGEABLE
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, from_yaml, leaves
+from unflip.segmenterfolder import SegmenterModelConfig, save_segmenter
 from unflip.signals import EXIT_CODES
+
+CLASSES = Classes(names=("road", "sky"), palette=((0, 0, 0), (9, 9, 200)))
 
 
 def stopped(config: RunConfig, out: Path, seen: int = 5) -> Path:
@@ -228,6 +238,77 @@ def test_nothing_else_can_be_changed(config: Callable[..., RunConfig], tmp_path:
     assert all(any(key.startswith(name) for key in leaves(config("cut").model_dump(mode="json"))) for name in CHANGEABLE)
     with pytest.raises(UserError, match=r"budget is 8 there and 9 here.*with --init from this one"):
         quietly(config("cut", "checkpoint_every=4", budget=9), out, resume=True)
+
+
+def segmenter(where: Path, seed: int) -> Path:
+    """A segmenter of two classes that reads nothing."""
+    config = SegmenterModelConfig(network=SegmenterConfig(width=4), classes=CLASSES)
+    save_segmenter(where, config, config.network.build(2, torch.Generator().manual_seed(seed)))
+    return where
+
+
+def forget_fixed_weights(out: Path) -> None:
+    """Make the newest checkpoint one of before they were kept."""
+    path = out / "checkpoints" / (out / "checkpoints/latest").read_text() / "state.json"
+    meta = json.loads(path.read_text())
+    del meta["fixed_weights"], meta["check"]
+    check = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**meta, "check": check}))
+
+
+def test_another_fixed_segmenter_in_the_same_place_is_refused(
+    config: Callable[..., RunConfig], domains: dict[str, Path], tmp_path: Path
+) -> None:
+    labels, classes, judge = tmp_path / "labels", tmp_path / "classes.json", segmenter(tmp_path / "judge", 0)
+    labels.mkdir()
+    for path in domains["source"].glob("*.png"):
+        Image.new("L", Image.open(path).size, 1).save(labels / path.name)
+    classes.write_text(CLASSES.model_dump_json(include={"names", "palette"}))
+    chosen = config("cut", f"semantic.segmenter={judge}", "checkpoint_every=4", source_labels=labels, classes=classes)
+    whole, out = quietly(chosen, tmp_path / "whole"), stopped(chosen, tmp_path / "run")
+    shutil.copytree(out, tmp_path / "before")
+    shutil.copytree(judge, tmp_path / "kept")
+    shutil.rmtree(judge)
+    segmenter(judge, 1)
+    said = r"terms\.semantic\.segmenter, .*judge, has other weights than when the run in .*run began; bring those back, or start another"
+    with pytest.raises(UserError, match=said):
+        quietly(chosen, out, resume=True)
+    forget_fixed_weights(tmp_path / "before")
+    quietly(chosen, tmp_path / "before", resume=True)
+    shutil.rmtree(judge)
+    shutil.copytree(tmp_path / "kept", judge)
+    assert equal(state(quietly(chosen, out, resume=True), 8), state(whole, 8))
+
+
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [("lsesim", ["self_similarity.features.weights"]), ("vsait", ["vsa.vectors.weights", "discriminator.vectors.weights"])],
+)
+def test_other_weights_of_features_in_the_same_file_are_refused(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, keys: list[str]
+) -> None:
+    def stored(value: float) -> Path:
+        """A file that holds ``value`` everywhere."""
+
+        def load(network: torch.nn.Module, name: str, weights: str) -> None:
+            for weight in network.state_dict().values():
+                weight.fill_(value)
+
+        monkeypatch.setattr(features, "_load", load)
+        for cache in (features._network, features._placed, features.features):
+            cache.cache_clear()
+        return tmp_path / "mine.safetensors"
+
+    chosen = config(method, *(f"{key}={stored(0.01)}" for key in keys), "checkpoint_every=4")
+    out = stopped(chosen, tmp_path / "run")
+    stored(0.02)
+    with pytest.raises(UserError, match=rf"{re.escape(keys[0])}, .*mine\.safetensors, has other weights than when the run in .*run began"):
+        quietly(chosen, out, resume=True)
+    stored(0.01)
+    quietly(chosen, out, resume=True)
+    stored(0)  # forgets this one
+    fixed = checkpoint.read_meta(out / "checkpoints/000000008").fixed_weights
+    assert fixed is not None and sorted(fixed) == sorted(key if key.startswith("disc") else f"terms.{key}" for key in keys)
 
 
 # --- asked to stop

@@ -162,6 +162,18 @@ def test_labels_lie_beside_their_images_or_in_shards_of_their_own(tmp_path: Path
         match_labels(find_images(tmp_path / "images"), tmp_path / "images", tmp_path / "labels")
 
 
+@pytest.mark.parametrize("where", ["i0.tar", "i{0..0}.tar"])
+def test_some_members_of_a_shard_have_the_names_that_they_have_among_all(tmp_path: Path, where: str) -> None:
+    stems = ["0", "1", "night/0", "night/1"]
+    shard(tmp_path / "i0.tar", [member for stem in stems for member in ((f"all/{stem}.png", png()), (f"fields/{stem}.seg.png", labels()))])
+    shard(tmp_path / "l.tar", [(f"{stem}.png", labels()) for stem in stems])
+    images = tmp_path / where
+    found = find_images(images)
+    assert relative_names(found[2:], images) == [Path("night/0.png"), Path("night/1.png")]
+    for maps in (images, tmp_path / "l.tar"):
+        assert match_labels(found[2:], images, maps) == match_labels(found, images, maps)[2:]
+
+
 # --- what is wrong
 
 
@@ -313,6 +325,15 @@ def test_labels_in_shards_are_cut_as_those_in_folders(domains: dict[str, Path], 
         batches.append(list(loader(Pairs(*images, Size(32, 32), 0, 12, True, found), first=0, batch=4, workers=2)))
     for a, b in zip(*batches, strict=True):
         assert (a.source == b.source).all() and (a.labels == b.labels).all() and 0 < a.labels.float().mean() < 1
+
+
+def test_what_is_set_aside_leaves_the_others_their_label_maps(domains: dict[str, Path], tmp_path: Path) -> None:
+    shard(tmp_path / "i.tar", [("0.png", b"broken"), *((f"a/{i}.png", png(i)) for i in range(3))])
+    shard(tmp_path / "l.tar", [("0.png", labels(9)), *((f"a/{i}.png", labels(i)) for i in range(3))])
+    places = {"source": tmp_path / "i.tar", "source_labels": tmp_path / "l.tar", "classes": domains["classes"]}
+    config = config_of(domains, "shards", "semantic.weight=1", **places)
+    listing = list_images(config, tmp_path, resume=False, progress=False, say=print, team=Team())
+    assert [path.relative_to(tmp_path).as_posix() for path in listing.labels or []] == [f"l.tar/a/{i}.png" for i in range(3)]
 
 
 def test_the_default_budget_counts_members(domains: dict[str, Path]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from unflip.errors import UserError
@@ -28,6 +30,13 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A SHA-256 of the tensors' values, whatever their names and order: in networks of other libraries these change with the version."""
+    bytes_of = (tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data for tensor in tensors.values())
+    each = sorted(hashlib.sha256(values).hexdigest() for values in bytes_of)
+    return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:

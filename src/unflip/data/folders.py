@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from unflip.data.bands import Kind
-from unflip.data.formats import FORMATS, VIDEOS, is_image, is_shard, is_video
+from unflip.data.formats import FORMATS, VIDEOS, is_image, is_photo, is_shard, is_video
 from unflip.data.images import check
 from unflip.data.places import is_remote
 from unflip.data.shards import expand, label_maps, members
@@ -135,8 +135,9 @@ def relative_names(paths: Sequence[Path], where: Path) -> list[Path]:
 
 
 def root(paths: Sequence[Path], where: Path) -> Path:
-    """The folder that the names of the images ``paths``, all or some of those of ``where``, count from: that folder itself; of a list or a
-    pattern of shards, the one that all its images have in common, or that a list names itself (:data:`ROOT`); of an image, its own."""
+    """The folder that the names of the images ``paths``, all or some of those of ``where``, count from: that folder itself; of a list, a
+    shard or a pattern of shards, the one that all its images have in common, or that a list names itself (:data:`ROOT`); of an image, its
+    own. A shard's label maps in a field of their own have one of their own."""
     if where.is_dir():
         return where
     if where.suffix.lower() == ".txt":
@@ -145,8 +146,10 @@ def root(paths: Sequence[Path], where: Path) -> Path:
         if named:
             return Path(os.path.abspath(where.parent / named[-1]))
         return _common([where.parent / line for line in lines if _names(line)], where)
-    shards = _expanded(where) if "{" in str(where) and not where.exists() else []
-    return _common(shards if len(shards) > 1 else paths, where)
+    files = _expanded(where) if "{" in str(where) and not where.exists() else [where]
+    if len(files) == 1 and is_shard(files[0].name) and not is_shard(paths[0].name):  # not the shard itself, but members
+        return _common((members if is_photo(paths[0].name) else label_maps)(files), where)
+    return _common(files, where)
 
 
 def _common(paths: Sequence[Path], where: Path) -> Path:

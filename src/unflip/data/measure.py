@@ -1,9 +1,11 @@
-"""What the images of a domain have in common, found before training: bands, depth, and the range of their values."""
+"""What the images of a domain have in common, found before training: bands, depth, the range of their values, and transparency."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,13 @@ VALUES = 20_000
 """Pixels of each that count."""
 
 
-def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
+def find_bands(
+    entries: Sequence[Entry], given: GivenBands, side: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Bands:
     """How a domain's images are stored; where they differ in what cannot be brought together, ``UserError`` says so.
 
     8-bit images are color, unless all are gray; others must all be of one kind. Ranges are those of :class:`unflip.data.bands.GivenBands`.
+    Images with alpha are looked at one after the other until one is transparent somewhere; ``progress(done, total)`` is called meanwhile.
     """
     kinds = {(entry.kind.depth, entry.kind.bands) for entry in entries}
     if all(depth == "uint8" and count in (1, 3) for depth, count in kinds):
@@ -46,11 +51,13 @@ def find_bands(entries: Sequence[Entry], given: GivenBands, side: str) -> Bands:
             raise UserError(f"data.{side}_bands.{error}") from None
         bands = bands.model_copy(update={"ranges": given.ranges})
     measured = given.ranges is None and (bands.depth != "uint8" or given.percentiles is not None)
-    transparent = not masked and any(entry.kind.alpha for entry in entries)
-    if not measured and not transparent:
+    layered = [] if masked else [entry for entry in entries if entry.kind.alpha]
+    if not measured and not layered:
         return bands
-    ranges, holes = _look(entries, bands.model_copy(update={"masked": True}), given, side)
-    return bands.model_copy(update={"masked": masked or holes} | ({"ranges": ranges} if measured else {}))
+    looking = bands.model_copy(update={"masked": True})
+    values, holes = _look(entries, looking, side)
+    ranges = _ranges(values, given, side) if measured else bands.ranges
+    return bands.model_copy(update={"masked": masked or holes or _transparent(layered, looking, progress), "ranges": ranges})
 
 
 def _alike(entries: Sequence[Entry], given: GivenBands, side: str) -> Kind:
@@ -78,8 +85,9 @@ def _one_nodata(entries: Sequence[Entry], side: str) -> float | None:
     return values.pop() if values else None
 
 
-def _look(entries: Sequence[Entry], bands: Bands, given: GivenBands, side: str) -> tuple[tuple[Range, ...], bool]:
-    """The ranges of the bands, and whether any image has pixels that hold nothing. Broken images tell nothing, unless all are."""
+def _look(entries: Sequence[Entry], bands: Bands, side: str) -> tuple[NDArray[np.float32], bool]:
+    """Values of the bands, ``(n, C)``, and whether any of the images looked at has pixels that hold nothing. Broken ones tell nothing,
+    unless all are."""
     count = min(len(entries), LOOKED_AT)
     samples: list[NDArray[np.float32]] = []
     holes = False
@@ -98,10 +106,32 @@ def _look(entries: Sequence[Entry], bands: Bands, given: GivenBands, side: str) 
     together = np.concatenate(samples)
     if not len(together):
         raise UserError(f"none of {count} {side} images that were looked at holds anything but nodata; check data.{side}_bands.nodata")
-    low, high = np.percentile(together, given.percentiles or PERCENTILES, axis=0)
+    return together, holes
+
+
+def _ranges(values: NDArray[np.float32], given: GivenBands, side: str) -> tuple[Range, ...]:
+    low, high = np.percentile(values, given.percentiles or PERCENTILES, axis=0)
     ranges = []
-    for k in range(bands.count):
+    for k in range(values.shape[1]):
         if not np.float32(low[k]) < np.float32(high[k]):
             raise UserError(f"band {k + 1} of the {side} images is {low[k]:g} everywhere; give data.{side}_bands.ranges")
         ranges.append((float(low[k]), float(high[k])))
-    return tuple(ranges), holes
+    return tuple(ranges)
+
+
+def _transparent(entries: Sequence[Entry], bands: Bands, progress: Callable[[int, int], None]) -> bool:
+    """Whether any of the images is transparent somewhere; what comes after the first that is, is not read. Broken ones tell nothing."""
+
+    def look(entry: Entry) -> bool:
+        try:
+            return read(entry.path, bands=bands).valid is not None
+        except UserError:
+            return False
+
+    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
+        for done, found in enumerate(pool.map(look, entries), start=1):
+            progress(done, len(entries))
+            if found:
+                pool.shutdown(cancel_futures=True)
+                return True
+    return False

@@ -17,6 +17,7 @@ from unflip.config import Config
 from unflip.engine.training import Training
 from unflip.errors import UserError
 from unflip.files import disk_errors, sha256, sync, whole_folder, write_bytes, write_json
+from unflip.runs import leaves
 from unflip.tensors import load_exactly, read_tensors, write_tensors
 
 STATE, META, LATEST = "state.safetensors", "state.json", "latest"
@@ -29,6 +30,8 @@ class Meta(Config):
     """1, of early runs, has no ``check``, and nothing from ``processes`` on."""
     seen: NonNegativeInt
     images: str
+    fixed_weights: dict[str, str] | None = None
+    """As in :class:`unflip.engine.training.Training`; None in checkpoints of before."""
     sha256: str
     """Of the tensors' file."""
     processes: PositiveInt = 1
@@ -40,7 +43,7 @@ class Meta(Config):
 
     def checked(self) -> Meta:
         """With its checksum."""
-        text = json.dumps(self.model_dump(exclude={"check"}), sort_keys=True)
+        text = json.dumps(self.model_dump(exclude={"check"}, exclude_none=True), sort_keys=True)
         return self.model_copy(update={"check": hashlib.sha256(text.encode()).hexdigest()})
 
 
@@ -71,6 +74,7 @@ def _write(folder: Path, training: Training, tensors: dict[str, Tensor]) -> None
         meta = Meta(
             seen=training.seen,
             images=training.images,
+            fixed_weights=training.fixed_weights,
             sha256=sha256(temporary / STATE),
             processes=training.team.size,
             skipped=training.skipped,
@@ -154,6 +158,7 @@ def resume(folder: Path, training: Training) -> list[str] | None:
 def restore(where: Path, training: Training) -> list[str]:
     """Bring ``training`` to the state of the checkpoint ``where``, as :func:`newest` finds it; a line for what is not as it was then."""
     meta = read_meta(where)
+    _refuse_others(meta, training, where.parent.parent)
     if meta.images != training.images:
         raise UserError(f"the images are not those that the run in {where.parent.parent} began with; restore them, or start another run")
     tensors = read_tensors(where / STATE, meta.sha256)
@@ -178,6 +183,14 @@ def restore(where: Path, training: Training) -> list[str]:
     training.seen, training.skipped, training.returns, training.slower = meta.seen, meta.skipped, meta.returns, meta.slower
     now = training.team.size
     return [] if now == meta.processes else [f"{meta.processes} processes before, {now} from here on"]
+
+
+def _refuse_others(meta: Meta, training: Training, run: Path) -> None:
+    """Raise ``UserError`` where a network that the run asks is another by now, in the same place."""
+    for key, before in (meta.fixed_weights or {}).items():
+        if training.fixed_weights.get(key, before) != before:
+            what = f"{key}, {leaves(training.config.model_dump(mode='json'))[key]}, has other weights than when the run in {run} began"
+            raise UserError(f"{what}; bring those back, or start another run")
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> None:

@@ -38,6 +38,8 @@ class Training:
     """The processes that train together; each has its portion of every batch, and pools of its own."""
     images: str = ""
     """A digest of which images the run draws from."""
+    fixed_weights: dict[str, str] = field(default_factory=dict)
+    """Digests of the weights of networks that it asks and never trains, by the keys of the configuration that name them."""
     seen: int = 0
     """Source images."""
     wrapped: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +85,7 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
         pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
         bands=bands,
         team=team,
+        fixed_weights=generator.fixed_weights | discriminator.fixed_weights,
         compiled=compiled,
         missed=torch.zeros((), dtype=torch.float32, device=fabric.device),
     )

@@ -66,6 +66,9 @@ class HypervectorConsistency(Term):
         hypervectors(self.vectors)
         return Symbols(self.vectors.dimension, self.width, site.rng)
 
+    def fixed_weights(self, own: nn.Module | None) -> dict[str, str]:
+        return self.vectors.fixed_weights("vectors")
+
     def __call__(self, step: Step, drawn: Any, nets: Nets) -> Tensor:
         own = nets.own
         assert isinstance(own, Symbols)

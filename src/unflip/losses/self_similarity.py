@@ -186,6 +186,9 @@ class SelfSimilarity(Term):
         initialize(heads, "normal", site.rng)
         return heads
 
+    def fixed_weights(self, own: nn.Module | None) -> dict[str, str]:
+        return self.features.fixed_weights("features")
+
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Choices:
         shape = (len(self.layers), self.queries + 1)
         queries = stream.each(lambda rng: rng.random(shape, dtype=np.float32))

@@ -24,6 +24,7 @@ from unflip.losses.term import Nets, Setting, Site, Term
 from unflip.networks.blocks import detached
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.segmenterfolder import load_segmenter, read_segmenter
+from unflip.tensors import digest
 from unflip.types import Step
 
 
@@ -51,6 +52,10 @@ class FixedSegmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         images = at_least_float32(images)  # before its precision decides that of the weights
         return self._held[0].to(images)(images)
+
+    def digest(self) -> str:
+        """Of the segmenter's weights."""
+        return digest(self._held[0].state_dict())
 
     def ids(self, labels: Tensor) -> Tensor:
         """The run's class ids as the segmenter's; -1 stays -1."""
@@ -102,6 +107,9 @@ class Semantic(Term):
         if source != target:
             raise UserError(f"semantic: one segmenter cannot read sources of {source} and translations of {target} channels; leave it out")
         return self.network.build(len(self.classes.names), site.rng, source)
+
+    def fixed_weights(self, own: nn.Module | None) -> dict[str, str]:
+        return {"segmenter": own.digest()} if isinstance(own, FixedSegmenter) else {}
 
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> bool:
         """Whether the segmenter that is trained along judges in this step."""

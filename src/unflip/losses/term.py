@@ -109,6 +109,13 @@ class Term(Config, ABC):
         """
         return None
 
+    def fixed_weights(self, own: nn.Module | None) -> dict[str, str]:
+        """The digests of the weights of fixed networks that a user names, by the fields that name them; ``own``: what ``build`` returned.
+
+        A run is not resumed with others in the same place.
+        """
+        return {}
+
     def draw(self, stream: Stream, taps: tuple[TapShape, ...]) -> Any:
         """The term's random choices for one step. None where it makes none."""
         return None

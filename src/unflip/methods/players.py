@@ -35,6 +35,8 @@ class GeneratorPlayer(nn.Module):
         self.generators = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
         self.own = nn.ModuleDict()
+        self.fixed_weights: dict[str, str] = {}
+        """Of the terms, by key."""
         views = recipe.views(Size(4, 4), labels=True)
         self.directions = {name: view.direction for name, view in views.items()}
         self.game = _adversarial(recipe).form
@@ -49,6 +51,7 @@ class GeneratorPlayer(nn.Module):
                     continue
                 with torch.random.fork_rng(devices=[]):
                     own = term.build(Site(taps, channels, torch_rng(seed, "init", name, side)))
+                self.fixed_weights |= {f"terms.{name}.{field}": digest for field, digest in term.fixed_weights(own).items()}
                 if own is not None:
                     self.own[f"{side}_{name}"] = own
 
@@ -106,6 +109,7 @@ class DiscriminatorPlayer(nn.Module):
         self.networks = nn.ModuleDict()
         for name in recipe.views(Size(4, 4)):
             self.networks[name] = recipe.discriminator.build(max(channels), torch_rng(seed, "init", "discriminator", name))
+        self.fixed_weights = {f"discriminator.{field}": digest for field, digest in recipe.discriminator.fixed_weights().items()}
 
     def frozen(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The discriminators as the generators' opponents: functions with fixed weights."""

@@ -24,6 +24,10 @@ class DiscriminatorConfig(Config, ABC):
         """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""
         return None
 
+    def fixed_weights(self) -> dict[str, str]:
+        """The digests of the weights of fixed networks that a user names, by the fields that name them; after ``build``."""
+        return {}
+
     @abstractmethod
     def build(self, in_channels: int, rng: torch.Generator) -> nn.Module:
         """The network with weights freshly drawn from ``rng``: images ``(N, C, H, W)`` to logits of any shape ``(N, ...)``."""

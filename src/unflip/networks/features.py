@@ -21,6 +21,7 @@ from unflip.errors import MissingExtra, UserError
 from unflip.networks.blocks import constant
 from unflip.networks.hub import HUB, HubName
 from unflip.seeding import torch_rng
+from unflip.tensors import digest
 
 Network = Literal["vgg16", "vgg19"]
 Inputs = Literal["imagenet", "plain"]
@@ -91,6 +92,12 @@ class FeaturesConfig(Config):
         if self.weights == "random":
             return f"features of a {self.network} with random weights, not ImageNet's"
         return f"features of a {self.network} with the weights {self.weights if self.weights.startswith(HUB) else Path(self.weights).name}"
+
+    def fixed_weights(self, field: str) -> dict[str, str]:
+        """The digest of weights that a user named, by their place in ``field``; the others are the same everywhere."""
+        if self.weights in ("imagenet", "random"):
+            return {}
+        return {f"{field}.weights": digest(_network(self.network, self.weights).state_dict())}
 
 
 class Fixed:

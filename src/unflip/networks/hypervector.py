@@ -136,6 +136,9 @@ class HypervectorDiscriminatorConfig(DiscriminatorConfig):
     def remark(self) -> str | None:
         return self.vectors.remark()
 
+    def fixed_weights(self) -> dict[str, str]:
+        return self.vectors.fixed_weights("vectors")
+
     def build(self, in_channels: int, rng: torch.Generator) -> HypervectorDiscriminator:
         hypervectors(self.vectors)
         return HypervectorDiscriminator(self, rng)

@@ -88,7 +88,7 @@ def list_images(config: RunConfig, out: Path, *, resume: bool, progress: bool, s
             bad = [each.reason for each in listing.aside if each.side == side]
             if len(bad) > len(entries):
                 refuse_bad(f"{side} images", bad, len(bad) + len(entries))
-        bands = {side: find_bands(entries, getattr(config.data, f"{side}_bands"), side) for side, entries in listing.entries.items()}
+        bands = {side: _bands(side, entries, config, progress) for side, entries in listing.entries.items()}
     return listing._replace(bands=team.share(bands))
 
 
@@ -156,6 +156,12 @@ def _changes(listing: Listing, config: RunConfig, out: Path, progress: bool) -> 
 def _sifted(side: str, paths: list[Path], progress: bool) -> Sifted:
     with Bar(f"checking {side} images", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
         return sift(paths, lambda done, total: bar.show(done))
+
+
+def _bands(side: str, entries: list[Entry], config: RunConfig, progress: bool) -> Bands:
+    layered = sum(entry.kind.alpha for entry in entries)
+    with Bar(f"looking for transparency in {side}", layered, quiet=not progress or layered < 500) as bar:
+        return find_bands(entries, getattr(config.data, f"{side}_bands"), side, lambda done, total: bar.show(done))
 
 
 def _broken_labels(paths: Sequence[Path], images: Sequence[Entry], config: RunConfig, progress: bool, strict: bool) -> dict[int, str]:

@@ -90,6 +90,7 @@ def prepare(
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))
     training.images = team.share(_digest(entries, validator) if validator else images)
+    training.fixed_weights |= validator.fixed_weights if validator else {}
     with team.together():
         if not alike:
             raise UserError("the processes of this training have not the same images and configuration; start all with the same")

@@ -30,6 +30,7 @@ from unflip.modelcard import NUMBERS, shown
 from unflip.progress import Bar
 from unflip.runs import RunConfig
 from unflip.segmenterfolder import load_segmenter
+from unflip.tensors import digest
 
 
 class Point(NamedTuple):
@@ -129,6 +130,7 @@ class Validator:
         self.remarks = self._remarks(config, trained)
         self.identity = repr([[(e.path.name, e.width, e.height) for e in found] for found in (entries, self.target)] + [model.config.files])
         """Tells apart what models are judged by."""
+        self.fixed_weights = {"validation.segmenter": digest(model.network.state_dict())}
 
     def __len__(self) -> int:
         return len(self.images)
