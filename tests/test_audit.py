@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tarfile
 from collections.abc import Callable
 from itertools import chain, combinations, pairwise
 from pathlib import Path
@@ -744,6 +745,15 @@ def test_wrong_calls_are_one_line(change: dict[str, Any], says: str, world: Path
     before = sorted(world.rglob("*"))
     refused(lambda: audit(**given(world, **{"out": world / "new/out", **paths})), says)
     assert sorted(world.rglob("*")) == before, "nothing is left behind"
+
+
+def test_what_is_in_shards_cannot_be_listed(world: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "source.tar", "w") as tar:
+        for path in find_images(world / "source"):
+            tar.add(path, path.name)
+    call = given(world, source=tmp_path / "source.tar", source_labels=None, target_labels=None, classes=None, segmenter=segmenter(world))
+    refused(lambda: audit(**call, balance=tmp_path / "lists"), "a list cannot name what is in shards; unpack them, or leave it out")
+    assert not (tmp_path / "lists").exists()
 
 
 def test_labels_that_do_not_fit_are_one_line(world: Path) -> None:

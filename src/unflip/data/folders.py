@@ -166,7 +166,7 @@ def keys(paths: Sequence[Path], where: Path) -> list[Path]:
 
 def key_name(path: Path) -> str:
     """The name of a file less its ending; of a shard's member, less all endings."""
-    return path.name.split(".")[0] if _in_shard(path) else path.stem
+    return path.name.split(".")[0] if in_shard(path) else path.stem
 
 
 def same_folder(a: Path, b: Path) -> bool:
@@ -231,7 +231,8 @@ def _images(where: Path, files: list[Path], within: Callable[[Sequence[Path]], l
     return found
 
 
-def _in_shard(path: Path) -> bool:
+def in_shard(path: Path) -> bool:
+    """Whether it is a member of one."""
     return any(is_shard(part) for part in path.parts[:-1])
 
 

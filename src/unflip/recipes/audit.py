@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import unflip
-from unflip.data.folders import find_images, root, same_folder
+from unflip.data.folders import find_images, in_shard, root, same_folder
 from unflip.data.inventory import Inventory, take_inventory
 from unflip.data.labels import Classes, match_labels, read_classes, survey_labels
 from unflip.data.shares import ClassShares, Floats, count, gather, label_shares
@@ -74,6 +74,8 @@ def audit(
         known = reader.classes
 
     paths = {side: find_images(where[side]) for side in SIDES}
+    if balance is not None and any(in_shard(found[0]) for found in paths.values()):
+        raise UserError(f"--balance {balance}: a list cannot name what is in shards; unpack them, or leave it out")
     maps = {
         side: dict(zip(paths[side], match_labels(paths[side], where[side], of, known), strict=True)) for side, of in labels.items() if of
     }
