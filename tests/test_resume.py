@@ -19,6 +19,8 @@ from running import SELDOM, SIZE, Crash, at, bits, crash, equal, events, log, qu
 from unflip import modelfolder
 from unflip.engine import checkpoint
 from unflip.errors import Interrupted, UserError
+from unflip.recipes import prepare
+from unflip.recipes.listing import Listing
 from unflip.recipes.resume import CHANGEABLE
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, from_yaml, leaves
@@ -341,6 +343,29 @@ def test_a_run_is_not_trained_twice_at_once(config: Callable[..., RunConfig], do
     with at(int((out / "checkpoints/latest").read_text()) + 1, crash), pytest.raises(Crash):
         quietly(chosen, out, resume=True)
     assert not list(out.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool, there: bool
+) -> None:
+    """It came and went while this one looked at its images, and its folder may have been there, empty."""
+    out, list_images = tmp_path / "run", prepare.list_images
+    other = config("cut", *SELDOM, "seed=5", budget=2)
+    if there:
+        out.mkdir()
+
+    def slowly(*arguments: Any, **named: Any) -> Listing:
+        monkeypatch.setattr(prepare, "list_images", list_images)
+        quietly(other, out)
+        return list_images(*arguments, **named)
+
+    monkeypatch.setattr(prepare, "list_images", slowly)
+    with pytest.raises(UserError, match=r"^another run has begun in .* meanwhile; choose another folder, or --resume"):
+        quietly(config("cut", *SELDOM), out, resume=resume)
+    assert from_yaml(out / "config.yaml") == other and events(out) == []
+    assert any("is complete" in line for line in heard(other, out))
 
 
 def test_a_run_that_is_complete_is_tidied_up(config: Callable[..., RunConfig], tmp_path: Path) -> None:
