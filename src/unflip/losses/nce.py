@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor
 
 from unflip.config import by_kind
@@ -63,7 +63,7 @@ class PatchNCE(Term):
 
     weight: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 0.07
-    patches: PositiveInt = 256
+    patches: int = Field(default=256, ge=2)
     """Positions compared per tap and image; one is the positive, the others are the negatives."""
     negatives: SerializeAsAny[NegativesConfig] = UNIFORM
     """How the negatives are weighted: ``uniform`` (CUT), ``hard``, ``source`` or ``transport`` (MoNCE)."""
