@@ -85,9 +85,9 @@ class PatchNCE(Term):
         assert nets.projector is not None
         return over_taps(self.loss, step.features["fake"], step.features["source"], drawn, nets.projector)
 
-    def chance(self) -> float | None:
-        alike = torch.ones(1, self.patches, 1)
-        return float(self.loss(alike, alike))
+    def chance(self, taps: tuple[TapShape, ...]) -> float | None:
+        alike = [torch.ones(1, min(self.patches, tap.height * tap.width), 1) for tap in taps]
+        return sum(float(self.loss(each, each)) for each in alike) / len(alike)
 
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """At one tap."""

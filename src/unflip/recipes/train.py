@@ -158,7 +158,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         say(f"validation of {len(validator):,} translations every {config.validate_every:,} images; chosen is {rule(config)}")
 
     fixed = fixed_images(pairs)
-    expected = Expected.of(config)
+    expected = Expected.of(config, training.generator)
     stopped = False
     with Stop() as stop, record:
         for moment in _moments(prepared, out, stop):
