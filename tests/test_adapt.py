@@ -291,6 +291,9 @@ def test_a_stop_keeps_what_is_there(world: Path, tmp_path: Path, monkeypatch: py
     )
     call(world, tmp_path / "out", seeds=1)
     assert trained == ["cut", "semst", "photos"]
+    (tmp_path / "out/arms/semst/seed0/heldout.json").unlink()  # killed before it had read the test images
+    call(world, tmp_path / "out", seeds=1)
+    assert trained == ["cut", "semst", "photos", "semst"]
 
 
 def test_the_command_line(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:

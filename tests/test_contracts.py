@@ -676,6 +676,8 @@ def test_unknown_keys_are_refused_with_the_nearest(method: str) -> None:
         ("robustnes.weight=1", "did you mean robustness?"),
         ("terms.robustnes.weight=1", "did you mean robustness?"),
         ("generator.kind=resnett", "did you mean resnet?"),
+        ("generator.kind=[]", "unknown generator kind"),
+        ("discriminator.kind={}", "unknown discriminator kind"),
         ("xyzzy=1", "there are"),
         ("generator.width", "expected key=value"),
         ("seed=[1", "cannot be read"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import Players, images, lively, noise, rng, same, scale_weights, small_generator, small_recipe
-from unflip.losses import Nets, adversarial, nce, precision, robustness
+from unflip.losses import TERMS, Nets, adversarial, nce, precision, robustness
 from unflip.losses.adversarial import Adversarial, discriminator_loss, generator_loss
 from unflip.losses.draws import Draws, Stream, TapShape, gather
 from unflip.losses.nce import IdentityNCE, PatchNCE, patch_nce
@@ -257,6 +257,14 @@ def test_nce_gives_the_source_no_gradient_and_moves_the_projector() -> None:
     assert source.grad is None
     assert fake.grad.abs().max() > 0
     assert all(p.grad.abs().max() > 0 for p in projector.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name, term in TERMS.items() if "patches" in term.model_fields and name != "robustness"])
+def test_one_patch_has_no_other_to_be_compared_with(name: str) -> None:
+    """Its loss would be 0, whatever its weight."""
+    assert TERMS[name](patches=2).patches == 2
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        TERMS[name](patches=1)
 
 
 # --- robustness

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers import CHANNELS, Players, images
 from running import SIZE, bits, equal, events, log, quietly, small, state
 from unflip import modelfolder
 from unflip.engine import checkpoint
@@ -22,10 +23,14 @@ from unflip.engine.guard import Guard, unless_finite
 from unflip.engine.team import Team
 from unflip.errors import UserError
 from unflip.losses import PatchNCE
+from unflip.losses.draws import TapShape
 from unflip.losses.negatives import NEGATIVES
+from unflip.methods.passes import FORWARD
+from unflip.methods.players import GeneratorPlayer
 from unflip.recipes.alarms import LINES, Expected
 from unflip.recipes.train import train
 from unflip.runs import RunConfig
+from unflip.types import Batch
 
 # --- a guard
 
@@ -285,6 +290,10 @@ def test_no_checkpoint_is_written_that_holds_what_is_not_a_number(config: Callab
 # --- collapse
 
 
+def expected(config: RunConfig) -> Expected:
+    return Expected.of(config, GeneratorPlayer(config, CHANNELS, config.seed))
+
+
 def lines(count: int = 12, **parts: float) -> list[dict[str, float]]:
     usual = {"discriminator_real": 0.2, "discriminator_fake": 0.3, "nce": 3.0, "contrast": 0.8, "variety": 0.7}
     return [{"seen": 100.0 * (i + 1), **usual, **parts} for i in range(count)]
@@ -319,18 +328,37 @@ def test_half_a_collapse_is_none() -> None:
 
 @pytest.mark.parametrize("kind", NEGATIVES)
 def test_chance_is_what_equal_patches_give(kind: str) -> None:
-    """For uniform negatives, the logarithm of their number and one."""
+    """For uniform negatives, the logarithm of their number and one; a small map has fewer than are asked for."""
     term = PatchNCE(patches=64, negatives={"kind": kind})
     alike = nn.functional.normalize(torch.ones(1, 64, 16), dim=2)
-    assert term.chance() == pytest.approx(float(term.loss(alike, alike)), rel=1e-5)
+    large, small = TapShape("large", 4, 20, 20), TapShape("small", 4, 5, 4)
+    assert term.chance((large,)) == pytest.approx(float(term.loss(alike, alike)), rel=1e-5)
+    mean = float(term.loss(alike, alike) + term.loss(alike[:, :20], alike[:, :20])) / 2
+    assert term.chance((large, small)) == pytest.approx(mean, rel=1e-5)
     if kind == "uniform":
-        assert term.chance() == pytest.approx(math.log(64), rel=1e-6)
+        assert term.chance((large, small)) == pytest.approx((math.log(64) + math.log(20)) / 2, rel=1e-6)
 
 
 def test_a_two_sided_methods_parts_are_of_all_views(config: Callable[..., RunConfig]) -> None:
-    assert Expected.of(config("cyclegan")).views == 2 and Expected.of(config("cut")).views == 1
-    chance = Expected.of(config("cut", "nce.patches=16")).chance
+    one, two = (expected(config(method)) for method in ("cut", "cyclegan"))
+    assert two.views == 2 and one.views == 1
+    chance = expected(config("cut", "nce.patches=16")).chance
     assert chance["nce"] == pytest.approx(math.log(16), rel=1e-6) and set(chance) == {"nce", "identity_nce"}
+
+
+@pytest.mark.parametrize("method", ["cut", "monce", "srunit"])
+@pytest.mark.parametrize("scales", [(), ("multiscale={}", "multiscale.attention=4", "discriminator.layers=1")])
+def test_chance_is_what_is_logged_where_nothing_is_told_apart(config: Callable[..., RunConfig], method: str, scales: tuple[str]) -> None:
+    """With a projector for which all patches are alike, and more patches than some of the maps have places."""
+    chosen = config(method, "nce.patches=100", "identity_nce.patches=100", *scales)
+    players = Players.of(chosen)
+    for head in players.generator.projectors[FORWARD].heads:
+        nn.init.zeros_(head[-1].weight)  # what is left is the bias
+    found = players.play(Batch(images(2), images(2, seed=1), 0, 0), 0.5)
+    chance = Expected.of(chosen, players.generator).chance
+    assert set(chance) == {"nce", "identity_nce"}
+    for name, value in chance.items():
+        assert value == pytest.approx(found[name], rel=1e-5)
 
 
 def test_a_collapsed_run_says_so(config: Callable[..., RunConfig], tmp_path: Path) -> None:

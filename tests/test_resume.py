@@ -26,6 +26,8 @@ from unflip.engine import checkpoint
 from unflip.errors import Interrupted, UserError
 from unflip.networks import features
 from unflip.networks.segmenter import SegmenterConfig
+from unflip.recipes import prepare
+from unflip.recipes.listing import Listing
 from unflip.recipes.resume import CHANGEABLE
 from unflip.recipes.train import train
 from unflip.runs import RunConfig, from_yaml, leaves
@@ -424,14 +426,39 @@ def test_a_run_is_not_trained_twice_at_once(config: Callable[..., RunConfig], do
     assert not list(out.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool, there: bool
+) -> None:
+    """It came and went while this one looked at its images, and its folder may have been there, empty."""
+    out, list_images = tmp_path / "run", prepare.list_images
+    other = config("cut", *SELDOM, "seed=5", budget=2)
+    if there:
+        out.mkdir()
+
+    def slowly(*arguments: Any, **named: Any) -> Listing:
+        monkeypatch.setattr(prepare, "list_images", list_images)
+        quietly(other, out)
+        return list_images(*arguments, **named)
+
+    monkeypatch.setattr(prepare, "list_images", slowly)
+    with pytest.raises(UserError, match=r"^another run has begun in .* meanwhile; choose another folder, or --resume"):
+        quietly(config("cut", *SELDOM), out, resume=resume)
+    assert from_yaml(out / "config.yaml") == other and events(out) == []
+    assert any("is complete" in line for line in heard(other, out))
+
+
 def test_a_run_that_is_complete_is_tidied_up(config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """It was killed while its report was written."""
+    """It was killed while its report was written, or the machine lost its power: then the end of a line can be missing."""
     out = quietly(config("cut", *SELDOM, budget=2), tmp_path / "run")
     before = tree(out)
     (out / "report.html").unlink()
     (out / ".report.html.12.tmp").write_text("<html")
+    (out / "events.jsonl").write_text('{"seen": 2, "event": "an omen"}\n{"seen": 2, "ev')
     quietly(config("cut", *SELDOM, budget=2), out, resume=True)
-    assert tree(out).keys() == before.keys()
+    assert tree(out).keys() == before.keys() | {"events.jsonl"}
+    assert "At 2 images: an omen" in (out / "report.html").read_text()
 
 
 def test_what_was_put_aside_by_a_killed_process_is_brought_back(config: Callable[..., RunConfig], tmp_path: Path) -> None:

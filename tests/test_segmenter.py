@@ -469,6 +469,50 @@ def test_what_is_wrong_is_one_line(
     assert [path.name for path in out.iterdir()] == ["notes.txt"] if spoil == "full" else not out.exists()
 
 
+@pytest.mark.parametrize("which", ["images", "test_images", "unlabeled"])
+def test_images_of_other_kinds_are_refused(which: str, data: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Wherever they are, before any training."""
+    images, labels, _ = map(Path, toy(tmp_path / "others", seed=1))
+    folder = data[0] if which == "images" else images
+    for name in ("04.png", "07.png"):
+        Image.fromarray(np.zeros((32, 32), np.uint16)).save(folder / name)
+    changes = {"images": {}, "test_images": {"test_images": images, "test_labels": labels}, "unlabeled": {"unlabeled": images}}[which]
+    said = "2 of 10 images are not 8-bit gray or color, such as"
+    refused(lambda: quick(data, tmp_path / "out", **changes), said, folder / "04.png", "(uint16 with 1 band)")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_held_out_image_that_is_damaged_is_found_before_the_training(
+    data: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its middle, where neither its header nor its end tells of it."""
+    monkeypatch.delattr(recipe, "training_loop")
+    image = bytearray((data[0] / "09.png").read_bytes())
+    image[len(image) // 2 : -20] = b"\xff" * (len(image) - len(image) // 2 - 20)
+    (data[0] / "09.png").write_bytes(image)
+    refused(lambda: quick(data, tmp_path / "out"), "broken or truncated image", "09.png")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_held_out_image_that_vanishes_costs_the_reading_only(
+    data: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(data, tmp_path / "whole")
+    learn = recipe.training_loop
+
+    def trained(*given: Any) -> nn.Module:
+        network = learn(*given)
+        (data[0] / "09.png").unlink()
+        return network
+
+    monkeypatch.setattr(recipe, "training_loop", trained)
+    refused(lambda: quick(data, tmp_path / "out"), "09.png")
+    assert load_segmenter(tmp_path / "out").held_out is None
+    whole, left = (tmp_path / name / "model.safetensors" for name in ("whole", "out"))
+    assert left.read_bytes() == whole.read_bytes()
+
+
 # --- the folder
 
 

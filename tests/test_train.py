@@ -265,6 +265,19 @@ def test_stopped_and_resumed_equals_never_stopped(config: Callable[..., RunConfi
         assert a | {"images_per_second": 0} == b | {"images_per_second": 0}
 
 
+def test_a_stop_between_two_lines_of_the_log_changes_neither(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    chosen = config("cut", "log_every=4", "sample_every=5", "checkpoint_every=1000", budget=12)
+    whole = quietly(chosen, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    with at(5, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(Interrupted, match="stopped after 6 images"):
+        quietly(chosen, stopped)
+    quietly(chosen, stopped, resume=True)
+    assert [line["seen"] for line in log(whole)] == [4, 8, 12]
+    for a, b in zip(log(stopped), log(whole), strict=True):
+        assert a | {"images_per_second": 0} == b | {"images_per_second": 0}
+    assert bits(stopped) == bits(whole)
+
+
 def test_a_resume_restores_everything(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     """The comparison above can fail: a run that goes on without its optimizers' state ends elsewhere."""
     chosen = config("cut", *SELDOM)

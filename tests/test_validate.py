@@ -617,6 +617,26 @@ def test_what_is_wrong_is_found_before_the_training(config: Build, world: Path, 
     assert "\n" not in str(refused.value) and not out.exists() and tree(world) == before
 
 
+@pytest.mark.parametrize("cache", ["auto", "none"])
+@pytest.mark.parametrize(
+    ("spoil", "said"), [("kind", "uint16 with 1 band, where .* is needed, .*2.png"), ("middle", "broken or truncated image, .*2.png")]
+)
+def test_a_validation_image_that_cannot_be_decoded_is_found_before_the_training(
+    config: Build, world: Path, tmp_path: Path, spoil: str, said: str, cache: str
+) -> None:
+    """Neither the header nor the end of the file, all that the survey reads, tells of it; and it is not the largest one."""
+    folder = shutil.copytree(world / "val/source", tmp_path / "source")
+    if spoil == "kind":
+        Image.fromarray(np.zeros((33, 44), np.uint16)).save(folder / "2.png")
+    else:
+        data = bytearray((folder / "2.png").read_bytes())
+        data[len(data) // 2 : -20] = b"\xff" * (len(data) - len(data) // 2 - 20)
+        (folder / "2.png").write_bytes(data)
+    with pytest.raises(UserError, match=said) as refused:
+        quietly(config(f"data.cache={cache}", val_source=folder), tmp_path / "run")
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("setting", ["validation.images=1", "validation.tolerance=-0.1", "validation.tolerance=.inf", "validate_every=-1"])
 def test_settings_out_of_range(config: Build, setting: str) -> None:
     with pytest.raises(UserError, match=setting.split("=")[0].replace(".", r"\.")):

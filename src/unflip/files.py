@@ -28,7 +28,7 @@ NAME = 200
 
 
 class Busy(UserError):
-    """Another process is at work there."""
+    """Another process is at work there, or was: what is there is its own."""
 
 
 @contextmanager

@@ -46,6 +46,11 @@ class Kind(NamedTuple):
     def __str__(self) -> str:
         return said(self.depth, self.bands)
 
+    @property
+    def common(self) -> bool:
+        """Whether it is what every program reads: 8-bit gray or color."""
+        return self.depth == "uint8" and self.bands in (1, 3)
+
 
 class Bands(Config):
     """How the images of a domain are stored. A value of ``ranges``' ends is -1 and 1 to the networks; what is beyond is clipped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -49,6 +49,15 @@ class Images:
     def __getitem__(self, index: int) -> Tensor:
         """The image, ``(H, W, C)``; not to be written to. Raises ``UserError`` where the file is not what the survey saw."""
         return self.store[index]
+
+    def decode_all(self, after: Callable[[int], None] = lambda done: None) -> None:
+        """Decode every image once, so that what is wrong with one is found now; ``after(done)`` is called after each.
+
+        Where images are kept, that is no work lost. Raises ``UserError`` as reading one does.
+        """
+        for index in range(len(self)):
+            self.store[index]
+            after(index + 1)
 
     def _decoded(self, index: int) -> Tensor:
         path, (width, height) = self.paths[index], self.sizes[index]

@@ -108,8 +108,8 @@ def _write(path: Path, lines: list[str]) -> None:
 
 
 def _seen(line: str) -> float:
-    """The images seen at a line of the log; a line that a killed process cut short is never before anything."""
+    """The images seen at a line of the log; a line that a killed process cut short is never before anything, not even infinity."""
     try:
         return float(json.loads(line)["seen"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return float("nan")

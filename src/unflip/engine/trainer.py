@@ -72,7 +72,7 @@ def train(training: Training, batches: Iterable[Batch], asked_to_stop: Callable[
         if training.seen >= config.budget:
             due |= {*every, "end"}
         elif stopping or (team.size == 1 and asked_to_stop()):
-            due |= {"log", "checkpoint", "stop"}
+            due |= {"checkpoint", "stop"}  # no log: what has been added up for its next line goes into the checkpoint
         if not due:
             continue
         team.agree(False)  # before anything waits for the device

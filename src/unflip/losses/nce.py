@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, SerializeAsAny, field_validator
 from torch import Tensor
 
 from unflip.config import by_kind
@@ -63,7 +63,7 @@ class PatchNCE(Term):
 
     weight: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 0.07
-    patches: PositiveInt = 256
+    patches: int = Field(default=256, ge=2)
     """Positions compared per tap and image; one is the positive, the others are the negatives."""
     negatives: SerializeAsAny[NegativesConfig] = UNIFORM
     """How the negatives are weighted: ``uniform`` (CUT), ``hard``, ``source`` or ``transport`` (MoNCE)."""
@@ -85,9 +85,9 @@ class PatchNCE(Term):
         assert nets.projector is not None
         return over_taps(self.loss, step.features["fake"], step.features["source"], drawn, nets.projector)
 
-    def chance(self) -> float | None:
-        alike = torch.ones(1, self.patches, 1)
-        return float(self.loss(alike, alike))
+    def chance(self, taps: tuple[TapShape, ...]) -> float | None:
+        alike = [torch.ones(1, min(self.patches, tap.height * tap.width), 1) for tap in taps]
+        return sum(float(self.loss(each, each)) for each in alike) / len(alike)
 
     def loss(self, queries: Tensor, keys: Tensor) -> Tensor:
         """At one tap."""

@@ -9,7 +9,7 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from unflip.losses.draws import Stream, TapShape
@@ -76,7 +76,7 @@ class Hdce(Term):
 
     weight: NonNegativeFloat = 0.1
     temperature: PositiveFloat = 0.07
-    patches: PositiveInt = 256
+    patches: int = Field(default=256, ge=2)
     """Positions compared per tap and image; one is the positive, the others are the negatives."""
     gamma_start: PositiveFloat = 50.0
     """Gamma goes linearly from this to ``gamma_end`` over training; the smaller, the less the unlike negatives count."""
@@ -121,7 +121,7 @@ class Src(Term):
     """Patches of the translation relate to each other as those of the source do."""
 
     weight: NonNegativeFloat = 0.05
-    patches: PositiveInt = 256
+    patches: int = Field(default=256, ge=2)
     """Positions compared per tap and image. The loss is a sum over them."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"features.source", "features.fake"})

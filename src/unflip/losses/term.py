@@ -98,8 +98,8 @@ class Term(Config, ABC):
         """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""
         return None
 
-    def chance(self) -> float | None:
-        """The value of a loss that tells things apart, where it tells nothing apart; None: there is no such value."""
+    def chance(self, taps: tuple[TapShape, ...]) -> float | None:
+        """The value of a loss that tells things apart, where it tells nothing apart at these taps; None: there is no such value."""
         return None
 
     def build(self, site: Site) -> nn.Module | None:

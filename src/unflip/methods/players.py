@@ -14,7 +14,7 @@ from unflip.losses.adversarial import Adversarial, discriminator_loss
 from unflip.losses.draws import Draws, Stream, TapShape
 from unflip.losses.objective import evaluate, needs
 from unflip.losses.precision import at_least_float32, full_precision
-from unflip.methods.passes import BACKWARD, SIDES, translate, valid_in_views
+from unflip.methods.passes import BACKWARD, SIDES, View, translate, valid_in_views
 from unflip.methods.recipe import Recipe
 from unflip.networks import Generator
 from unflip.networks.blocks import detached
@@ -61,6 +61,10 @@ class GeneratorPlayer(nn.Module):
         assert isinstance(inner, Generator)
         return inner
 
+    def shapes(self, view: View) -> tuple[TapShape, ...]:
+        """Of the features at the taps in a view."""
+        return tuple(TapShape(tap.name, *tap.shape(view.size.height, view.size.width)) for tap in self.inner(view.direction).taps)
+
     def draw(self, weights: Mapping[str, float], batch: Batch, size: Size, *, seed: int, progress: float) -> Draws:
         """All random choices of one step with crops of ``size``, for the active terms in every view that they apply to."""
 
@@ -72,7 +76,7 @@ class GeneratorPlayer(nn.Module):
         valid = valid_in_views(self.directions, self.recipe.turn, batch, flip, windows)
         drawn: dict[str, dict[str, Any]] = {}
         for name, view in self.recipe.views(size, batch.labels is not None).items():
-            shapes = tuple(TapShape(tap.name, *tap.shape(view.size.height, view.size.width)) for tap in self.inner(view.direction).taps)
+            shapes = self.shapes(view)
             applying = [term for term in weights if self.terms[term].needs <= view.provides]
             drawn[name] = {term: self.terms[term].draw(stream(term, name, valid=valid.get(name, {})), shapes) for term in applying}
         return Draws(flip, drawn, windows)

@@ -89,7 +89,7 @@ class Recipe(Config):
     @field_validator("generator", mode="before")
     @classmethod
     def _generator_by_kind(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("kind") in IMPORTED:
+        if isinstance(value, dict) and value.get("kind") in tuple(IMPORTED):  # a dict would want to hash what was given
             raise ValueError(f"kind {value['kind']} is only for imported weights, which translate; train {' or '.join(GENERATORS)}")
         return by_kind(value, GENERATORS, "generator")
 

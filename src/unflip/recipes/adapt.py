@@ -24,6 +24,7 @@ from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
 from unflip.recipes.evaluate import made
 from unflip.recipes.segmenter import BUDGET, UNET, crop, segmenter
 from unflip.report.page import write as write_page
+from unflip.segmenterfolder import HELD_OUT
 
 ARGUMENTS = "adapt.json"
 """In the folder of an adaptation: what it was asked for."""
@@ -178,8 +179,8 @@ def _network(
 ) -> Reading:
     """Train the network of an arm and a seed, where it is not there; how it reads the test images."""
     folder = out / "arms" / arm.folder / f"seed{seed}"
-    if not (folder / "config.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed meanwhile
+    if not (folder / HELD_OUT).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed meanwhile, or could not read the test images
         if arm.name == COLOR:
             assert sets.source is not None and sets.target is not None
             transfer_folder(sets.source, sets.target, arm.images, progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unflip.methods.players import GeneratorPlayer
 from unflip.runs import RunConfig
 
 LONG, LINES = 0.05, 10
@@ -26,17 +27,18 @@ class Expected(NamedTuple):
     views: int
     """Whose losses each part of the discriminator's adds up."""
     chance: dict[str, float]
-    """The values of contrastive terms whose projector tells nothing apart."""
+    """The values of contrastive terms whose projector tells nothing apart, added up over the views."""
 
     @classmethod
-    def of(cls, config: RunConfig) -> Expected:
-        """Of a run with that configuration."""
+    def of(cls, config: RunConfig, player: GeneratorPlayer) -> Expected:
+        """Of a run with that configuration, whose generators ``player`` has."""
         views = config.views(config.size, config.data.source_labels is not None).values()
-        chance = {}
+        chance: dict[str, float] = {}
         for name, term in config.terms.items():
-            value = term.chance() if term.weight > 0 else None
-            if value is not None:
-                chance[name] = value * sum(term.needs <= view.provides for view in views)
+            for view in views:
+                value = term.chance(player.shapes(view)) if term.weight > 0 and term.needs <= view.provides else None
+                if value is not None:
+                    chance[name] = chance.get(name, 0.0) + value
         return cls(config.budget, len(views), chance)
 
     def alarms(self, lines: Sequence[Line]) -> list[str]:

@@ -85,8 +85,9 @@ def segmenter(
     of news now and then.
 
     Raises:
-        UserError: something in the data or the call is wrong; found before training wherever possible.
-        Interrupted: SIGINT or SIGTERM came; nothing is left.
+        UserError: something in the data or the call is wrong; found before training wherever possible. What goes wrong after it, as where
+            a held-out image has vanished meanwhile, costs the reading, but not the network.
+        Interrupted: SIGINT or SIGTERM came while it learned; nothing is left.
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
@@ -99,14 +100,14 @@ def segmenter(
     known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)
-    found = find_entries(images, progress)
+    found = _entries(images, progress)
     if test_images is None or test_labels is None:
         kept = _kept(found, images)
         parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
         say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
     else:
         test_images, test_labels = Path(test_images), Path(test_labels)
-        others = find_entries(test_images, progress)
+        others = _entries(test_images, progress)
         found = found if only is None else [found[i] for i in only]
         refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
@@ -126,37 +127,43 @@ def segmenter(
     besides = f" and {len(extra):,} without labels" if extra is not None else ""
     say(f"{model}: {len(given):,} images{besides}, budget {budget:,} at {lesson.size.short} px, on {fabric.device}")
 
-    with undone_on_failure(out), Stop() as stop:
-        crops = Crops(given, Labels(seen.labels.entries, known, resize, shared=False), seen.labels.pixels, lesson)
-        with Bar("training", budget, quiet=not progress) as bar:
+    held_out = Images(unseen.images, cache="none")
+    with Bar("checking held-out images", len(held_out), quiet=not progress or len(held_out) < 500) as bar:
+        held_out.decode_all(bar.show)
 
-            def after(images_seen: int, news: str) -> None:
-                bar.show(images_seen, news)
-                if stop.signal is not None:
-                    raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
+    with Stop() as stop:
+        with undone_on_failure(out):
+            crops = Crops(given, Labels(seen.labels.entries, known, resize, shared=False), seen.labels.pixels, lesson)
+            with Bar("training", budget, quiet=not progress) as bar:
 
-            balance = class_weights(seen.labels.pixels, lesson.weights)
-            more = None if extra is None else UnlabeledCrops(extra, lesson)
-            network = training_loop(network, crops, balance, lesson, fabric, after, more)
-        config = SegmenterModelConfig(
-            network=network_config,
-            classes=known,
-            resize=resize,
-            provenance={
-                "model": model,
-                **origin,
-                "images": len(given),
-                **({} if extra is None else {"unlabeled": len(extra)}),
-                **lesson.model_dump(mode="json", exclude_none=True),
-                "held_out": "the last of the given images" if test_images is None else "other images",
-                "unflip": unflip.__version__,
-                **machine(fabric),
-            },
-        )
+                def after(images_seen: int, news: str) -> None:
+                    bar.show(images_seen, news)
+                    if stop.signal is not None:
+                        raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
+
+                balance = class_weights(seen.labels.pixels, lesson.weights)
+                more = None if extra is None else UnlabeledCrops(extra, lesson)
+                network = training_loop(network, crops, balance, lesson, fabric, after, more)
+            config = SegmenterModelConfig(
+                network=network_config,
+                classes=known,
+                resize=resize,
+                provenance={
+                    "model": model,
+                    **origin,
+                    "images": len(given),
+                    **({} if extra is None else {"unlabeled": len(extra)}),
+                    **lesson.model_dump(mode="json", exclude_none=True),
+                    "held_out": "the last of the given images" if test_images is None else "other images",
+                    "unflip": unflip.__version__,
+                    **machine(fabric),
+                },
+            )
+            save_segmenter(out, config, network)  # before the reading, of which whatever fails must not cost the training
         reader = Reader(SegmenterModel(config, network, out), device=fabric.device)
-        with Bar("reading held-out images", len(unseen.images), quiet=not progress) as bar:
+        with Bar("reading held-out images", len(held_out), quiet=not progress) as bar:
             truths = Labels(unseen.labels.entries, known, cache="none")
-            reading = read_all(reader, Images(unseen.images, cache="none"), truths, bar.show)
+            reading = read_all(reader, held_out, truths, bar.show)
         save_segmenter(out, config, network, summary(reading))
     return reading
 
@@ -169,6 +176,16 @@ def summary(reading: Reading) -> HeldOut:
 
 
 METRICS = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou}
+
+
+def _entries(images: Path, progress: bool) -> list[Entry]:
+    """The images of a folder (or list), all of a kind that segmenters read."""
+    found = find_entries(images, progress)
+    odd = [entry for entry in found if not entry.kind.common]
+    if odd:
+        what = f"{len(odd)} of {len(found)} images are not 8-bit gray or color, such as {odd[0].path} ({odd[0].kind})"
+        raise UserError(f"{what}; convert them, or leave them out")
+    return found
 
 
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
@@ -190,7 +207,7 @@ def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images
 
 
 def _unlabeled(folder: Path, unseen: Part, tests: str, resize: str, lesson: Lesson, progress: bool) -> Images:
-    found = find_entries(folder, progress)
+    found = _entries(folder, progress)
     refuse_common(found, unseen.images, "--unlabeled", tests)
     images = Images(found, resize, shared=False)
     _refuse_small(images, lesson.size)

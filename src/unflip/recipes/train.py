@@ -21,14 +21,14 @@ from unflip.engine.team import Team
 from unflip.engine.trainer import Moment
 from unflip.engine.trainer import train as training_loop
 from unflip.errors import Interrupted, SaidElsewhere, UserError
-from unflip.files import alone, make_folder, undone_on_failure, write_bytes
+from unflip.files import Busy, alone, make_folder, undone_on_failure, write_bytes
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
 from unflip.methods import METHODS
 from unflip.recipes.alarms import Expected
 from unflip.recipes.models import Models
 from unflip.recipes.prepare import Prepared, fixed_images, prepare
-from unflip.recipes.resume import go_back, holds_run
+from unflip.recipes.resume import go_back, holds_run, is_empty
 from unflip.recipes.train_page import train_page
 from unflip.recipes.validate import check, rule
 from unflip.report.page import write as write_page
@@ -86,7 +86,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     :class:`unflip.runs.ValidationConfig`; the last weights are then in last/, and those that can still be chosen in validated/.
 
     ``resume`` goes on from the newest whole checkpoint in ``out``, whose config must be the same, but for what
-    :data:`unflip.recipes.resume.CHANGEABLE` names; where there is no run yet, it begins one. ``say`` receives a line of news now and then.
+    :data:`unflip.recipes.resume.CHANGEABLE` names; where there is no run yet, it begins one. A run that another process begins in ``out``
+    meanwhile is never touched: with ``resume``, too, this one is refused then. ``say`` receives a line of news now and then.
 
     Called by every process that torchrun started, the processes train together; the first of them writes and speaks.
 
@@ -137,6 +138,8 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         if not resume:
             make_folder(out)
             held.enter_context(alone(out))
+            if not is_empty(out):  # another run began while this one looked at its images, and may have ended
+                raise Busy(f"another run has begun in {out} meanwhile; choose another folder, or --resume to go on with that one")
             write_bytes(out / "config.yaml", to_yaml(config).encode())  # first: what a killed process leaves can then be resumed
         make_folder(out / "samples")
         listing.write(out, config)
@@ -155,7 +158,7 @@ def _lead(prepared: Prepared, out: Path, resume: bool, progress: bool, say: Call
         say(f"validation of {len(validator):,} translations every {config.validate_every:,} images; chosen is {rule(config)}")
 
     fixed = fixed_images(pairs)
-    expected = Expected.of(config)
+    expected = Expected.of(config, training.generator)
     stopped = False
     with Stop() as stop, record:
         for moment in _moments(prepared, out, stop):

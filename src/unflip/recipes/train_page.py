@@ -57,4 +57,4 @@ def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | N
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines_until(path, math.inf) if line]
+    return [json.loads(line) for line in lines_until(path, math.inf)]

@@ -136,7 +136,12 @@ class Validator:
         return len(self.images)
 
     def prepare(self, translator: TorchTranslator, progress: bool = True) -> None:
-        """Do what is done once, and try the largest image, so that what is too large for the device is found before the training."""
+        """Do what is done once, so that what would end a validation is found before the training: decode every image, and try the largest.
+
+        Raises ``UserError`` where an image cannot be decoded, is of another kind than the source's, or is too large for the device.
+        """
+        with Bar("reading validation images", len(self), quiet=not progress or len(self) < 500) as bar:
+            self.images.decode_all(bar.show)
         largest = max(range(len(self)), key=lambda i: math.prod(self.images.sizes[i]))
         try:
             image = self._translated(translator, largest)
