@@ -330,3 +330,5 @@ def test_configuration() -> None:
     assert "at least 16 pixels" in str(term.problem(Setting(64, 12, 1, ())))
     with pytest.raises(ValueError, match="unknown layer of vgg16 'relu9_1'; did you mean relu"):
         SelfSimilarity(layers=("relu9_1",))
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        SelfSimilarity(window=1)

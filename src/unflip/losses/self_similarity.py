@@ -147,8 +147,8 @@ class SelfSimilarity(Term):
     layers: tuple[str, ...] = Field(default=("relu3_1", "relu4_1", "relu4_3"), min_length=1)
     """The published code counts them among the ReLUs, as 4, 7 and 9."""
     queries: PositiveInt = 256
-    window: PositiveInt = 64
-    """Side of the surroundings, in positions of the layer's map."""
+    window: int = Field(default=64, ge=2)
+    """Side of the surroundings, in positions of the layer's map. Of a single one, every position is as similar to itself."""
     similarity: Similarity = "cosine"
     """``dot`` is what the published code runs by default, with the smooth errors of :func:`dissimilarity`."""
     distance: Distance = "cos"
