@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from mmap import mmap
 from typing import NamedTuple
@@ -64,6 +64,14 @@ class _Area:
     at: int = 0
     kept: State = ()
     """The whole area, as it is before operation ``at``; where nothing is kept, that is the first one."""
+    spare: list[Tensor] = field(default_factory=list)
+    """Memory of what was kept before that, for what is as large: the system would clear every page of another block."""
+
+    def keep(self, new: State, at: int, untouched: int) -> None:
+        """``new``, and of what lies aside already the first ``untouched`` ones."""
+        gone = (*self.kept[:1], *self.kept[1 + untouched :])
+        self.spare += [each.as_strided((each.numel(),), (1,)) for each in gone]
+        self.kept, self.at = (new[0], *self.kept[1 : 1 + untouched], *new[1:]), at
 
 
 def side_for(generator: Generator, size: tuple[int, int], memory: int) -> int | None:
@@ -184,12 +192,12 @@ class Tiles:
                     if at in unknown:
                         moments.add(box.cut(made[0], seen))
                     if keeps:
-                        kept = kept or tuple(_room(area.box, box, part) for part in made)
+                        kept = kept or _rooms(area, box, made)
                         for whole, part in zip(kept, made, strict=True):
                             area.box.cut(whole, box).copy_(part)
                     counted()
                 if keeps:
-                    area.kept, area.at = (kept[0], *area.kept[1 : 1 + self.program.untouched(area.at, at)], *kept[1:]), at
+                    area.keep(kept, at, self.program.untouched(area.at, at))
             if at in unknown:
                 known[at] = moments
 
@@ -222,17 +230,28 @@ class Tiles:
         return x.index_select(-2, torch.tensor(down, device=x.device)).index_select(-1, torch.tensor(along, device=x.device))
 
 
-def _room(area: Box, box: Box, part: Tensor) -> Tensor:
-    """For all of ``area`` what ``part`` is for ``box``, laid out alike."""
+def _rooms(area: _Area, box: Box, made: State) -> State:
+    """For all of ``area`` what ``made`` is for ``box``."""
+    rooms = tuple(_room(area, box, part) for part in made)
+    sizes = {room.numel() for room in rooms}
+    area.spare = [each for each in area.spare if each.numel() in sizes]  # the next ones will be as large, if any
+    return rooms
+
+
+def _room(area: _Area, box: Box, part: Tensor) -> Tensor:
+    """The same of one tensor, laid out alike."""
     scale = (box.bottom - box.top) // part.shape[-2]
-    size = (*part.shape[:2], (area.bottom - area.top) // scale, (area.right - area.left) // scale)
+    size = (*part.shape[:2], (area.box.bottom - area.box.top) // scale, (area.box.right - area.box.left) // scale)
     last = part.stride(1) == 1  # channels
-    stored = (size[0], *size[2:], size[1]) if last else size
-    if part.device.type == "cpu":  # beside the heap, which would keep the holes that so large blocks leave
-        room = torch.frombuffer(mmap(-1, math.prod(size) * part.element_size()), dtype=part.dtype).view(stored)
+    count = math.prod(size)
+    fitting = next((i for i, each in enumerate(area.spare) if (each.numel(), each.dtype) == (count, part.dtype)), None)
+    if fitting is not None:
+        room = area.spare.pop(fitting)
+    elif part.device.type == "cpu":  # beside the heap, which would keep the holes that so large blocks leave
+        room = torch.frombuffer(mmap(-1, count * part.element_size()), dtype=part.dtype)
     else:
-        room = part.new_empty(stored)
-    return room.permute(0, 3, 1, 2) if last else room
+        room = part.new_empty(count)
+    return room.view(size[0], *size[2:], size[1]).permute(0, 3, 1, 2) if last else room.view(size)
 
 
 def _places(start: int, end: int, length: int, whole: int) -> list[int]:
