@@ -116,7 +116,7 @@ def test_tiles_are_the_whole_image(norm: str, size: tuple[int, int], memory: int
     """With the statistics of the whole image, and for images too low to be reflected."""
     generator, x = network(norm), scene(*size)
     whole, tiles = lively(generator(x)), Tiles(generator, size, 64, memory)
-    assert len(tiles._plan([tiles._all(reader(x))], tiles.unknown)) == (7 if memory or norm == "instance" else 0)
+    assert len(tiles._plan([tiles.whole], tiles.unknown)) == (7 if memory or norm == "instance" else 0)
     found = torch.full_like(whole, torch.nan)
     for box, part in tiles.translate(reader(x)):
         found[..., box.top : box.bottom, box.left : box.right] = part

@@ -97,7 +97,7 @@ def _bands(paths: Sequence[Path]) -> Bands:
     with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
         kinds = list(pool.map(_kind_of, paths))
     counts = Counter(kind[:2] for kind in kinds if kind is not None)
-    everyday = sum(number for (bands, depth), number in counts.items() if depth == "uint8" and bands in (1, 3))
+    everyday = sum(kind.common for kind in kinds if kind is not None)
     if not counts or everyday >= max(counts.values()):
         return RGB
     most = counts.most_common(1)[0][0]

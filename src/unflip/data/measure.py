@@ -32,9 +32,8 @@ def find_bands(
     8-bit images are color, unless all are gray; others must all be of one kind. Ranges are those of :class:`unflip.data.bands.GivenBands`.
     Images with alpha are looked at one after the other until one is transparent somewhere; ``progress(done, total)`` is called meanwhile.
     """
-    kinds = {(entry.kind.depth, entry.kind.bands) for entry in entries}
-    if all(depth == "uint8" and count in (1, 3) for depth, count in kinds):
-        found = given.count or max(count for _, count in kinds)
+    if all(entry.kind.common for entry in entries):
+        found = given.count or max(entry.kind.bands for entry in entries)
         if found not in (1, 3):
             raise UserError(f"{side} images are 8-bit gray or color, and data.{side}_bands.count asks for {found} bands; use 1 or 3")
         bands = Bands(count=found)

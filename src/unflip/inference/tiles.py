@@ -148,11 +148,11 @@ class Tiles:
 
     def work(self, statistics: Statistics) -> int:
         """How many tiles :meth:`translate` takes through the network, in part or in whole."""
-        areas, estimates = [self._all(_nothing)], self._estimates(statistics)
-        work = (1 + len(self._plan(areas, frozenset() if estimates else self.unknown))) * len(self.boxes())
+        estimates = self._estimates(statistics)
+        work = (1 + len(self._plan([self.whole], frozenset() if estimates else self.unknown))) * len(self.boxes())
         if estimates:
-            areas = self._sampled(_nothing)
-            work += len(self._plan(areas, self.unknown)) * len(areas)
+            windows = [window for window, _ in self._samples()]
+            work += len(self._plan(windows, self.unknown)) * len(windows)
         return work
 
     def _estimates(self, statistics: Statistics) -> bool:
@@ -162,17 +162,20 @@ class Tiles:
         return _Area(read, self.whole, [(box, box) for box in self.boxes()])
 
     def _sampled(self, read: Read) -> list[_Area]:
-        """The tiles whose pixels make estimated statistics, each with all that it depends on."""
+        return [_Area(read, window, [(window, box)]) for window, box in self._samples()]
+
+    def _samples(self) -> list[tuple[Box, Box]]:
+        """The tiles whose pixels make estimated statistics, each after all that it depends on."""
         boxes, halo = self.boxes(), self.program.halo(0, len(self.program.operations))
         chosen = [boxes[(2 * i + 1) * len(boxes) // (2 * SAMPLED)] for i in range(SAMPLED)]
-        return [_Area(read, window, [(window, box)]) for box in chosen for window in [box.grown(halo, self.whole)]]
+        return [(box.grown(halo, self.whole), box) for box in chosen]
 
-    def _plan(self, areas: Sequence[_Area], unknown: Set[int]) -> list[tuple[int, bool]]:
+    def _plan(self, areas: Sequence[Box], unknown: Set[int]) -> list[tuple[int, bool]]:
         """Where all parts of the ``areas`` stop, and whether what there is then is kept.
 
         That is at the norms whose statistics are ``unknown``, and wherever it can be kept: less is computed for halos then.
         """
-        pixels = sum((area.box.bottom - area.box.top) * (area.box.right - area.box.left) for area in areas)
+        pixels = sum((box.bottom - box.top) * (box.right - box.left) for box in areas)
         size = next(self.generator.parameters()).element_size() * pixels
         # a quarter, since what was kept before is there until all of it has gone on
         keeps = {at: self.program.per_pixel(at) * size <= self.memory // 4 for at in self.stops}
@@ -183,7 +186,7 @@ class Tiles:
 
         ``counted`` is called after each tile.
         """
-        for at, keeps in self._plan(areas, unknown):
+        for at, keeps in self._plan([area.box for area in areas], unknown):
             moments = Moments()
             for area in areas:
                 kept: State = ()
@@ -258,7 +261,3 @@ def _places(start: int, end: int, length: int, whole: int) -> list[int]:
     """Which rows or columns of an image of ``length`` those from ``start`` to ``end`` are, where it is grown to ``whole``."""
     mirrored = whole - length < length  # as in pad_to_multiple
     return [at if at < length else 2 * (length - 1) - at if mirrored else length - 1 for at in range(start, end)]
-
-
-def _nothing(*box: int) -> Tensor:
-    return torch.empty(0)

@@ -148,13 +148,7 @@ def pad_to_multiple(x: Tensor, multiple: int, minimum: int) -> Tensor:
     By reflection; by replication where the image is too small to be reflected.
     """
     height, width = x.shape[-2:]
-    bottom = max(-(-height // multiple) * multiple, minimum) - height
-    return grown(x, bottom, max(-(-width // multiple) * multiple, minimum) - width)
-
-
-def grown(x: Tensor, bottom: int, right: int) -> Tensor:
-    """``x`` ``(N, C, H, W)`` with so many more rows and columns, as :func:`pad_to_multiple` makes them."""
-    height, width = x.shape[-2:]
+    bottom, right = (max(-(-side // multiple) * multiple, minimum) - side for side in (height, width))
     if right:
         x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     if bottom:

@@ -105,19 +105,19 @@ class Program:
 
     def __init__(self, operations: Sequence[Operation], channels: int) -> None:
         self.operations = list(operations)
+        self.sights = [sight(each) if isinstance(each, nn.Module) else Sight() for each in self.operations]
         self.shapes: list[tuple[Shape, ...]] = [(Shape(channels, 1),)]
         """Of the state before each operation, and at the end."""
-        for operation in self.operations:
-            self.shapes.append(_shapes(operation, self.shapes[-1]))
+        for operation, seen in zip(self.operations, self.sights, strict=True):
+            self.shapes.append(_shapes(operation, seen, self.shapes[-1]))
 
     def takes(self, start: int, stop: int, first: int, end: int) -> tuple[int, int]:
         """Of which rows (or columns) before operation ``start`` those from ``first`` to ``end`` before operation ``stop`` are made.
 
         What comes back from aside adds nothing to that: whatever lies between sees at least its own place.
         """
-        for operation in reversed(self.operations[start:stop]):
-            if isinstance(operation, nn.Module):
-                first, end = sight(operation).takes(first, end)
+        for seen in reversed(self.sights[start:stop]):
+            first, end = seen.takes(first, end)
         return first, end
 
     def halo(self, start: int, stop: int) -> int:
@@ -143,7 +143,7 @@ class Program:
         return sum(shape.channels / shape.scale**2 for shape in self.shapes[at])
 
 
-def _shapes(operation: Operation, state: tuple[Shape, ...]) -> tuple[Shape, ...]:
+def _shapes(operation: Operation, seen: Sight, state: tuple[Shape, ...]) -> tuple[Shape, ...]:
     x, *aside = state
     if operation is Aside.PUT:
         return (x, *aside, x)
@@ -151,6 +151,4 @@ def _shapes(operation: Operation, state: tuple[Shape, ...]) -> tuple[Shape, ...]
         return (x, *aside[:-1])
     if operation is Aside.BESIDE:
         return (Shape(aside[-1].channels + x.channels, x.scale), *aside[:-1])
-    assert isinstance(operation, nn.Module)
-    seen = sight(operation)
     return (Shape(getattr(operation, "out_channels", x.channels), x.scale * seen.down // seen.up), *aside)
