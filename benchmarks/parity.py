@@ -45,7 +45,7 @@ from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks import Generator, PatchGANConfig, ProjectorConfig, ResnetConfig
 from unflip.networks.blocks import BlurDown, BlurUp
 from unflip.seeding import numpy_rng, torch_rng
-from unflip.types import Batch
+from unflip.types import Batch, Shown
 
 TOLERANCE = 1e-6
 """Of the largest difference, relative to the largest value."""
@@ -375,7 +375,7 @@ def generator_outcome(
 def discriminator_outcome(recipe: Recipe, model: PublishedModel, reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> Outcome:
     """What our discriminators' player makes of the images."""
     _, discriminator = players(recipe, model)
-    total, _ = discriminator({side: (reals[side].detach(), fakes[side].detach()) for side in reals})
+    total, _ = discriminator({side: Shown(reals[side].detach(), fakes[side].detach()) for side in reals})
     total.backward()
     return {"value": [total.detach()], "gradient of D": gradients(discriminator)}
 

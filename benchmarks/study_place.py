@@ -21,6 +21,10 @@ JUDGES = ("judge", "second_judge")
 """Segmenters that differ in nothing but their seed. The first one reads every run and chooses its checkpoint; the second one reads the same
 translations again, which shows what depends on the judge."""
 
+GUIDE = "guide"
+"""A third one, which judges nothing: what weighs the places of target images where a variant has them weighed."""
+READERS = (*JUDGES, GUIDE)
+
 
 @dataclass(frozen=True)
 class Place:

@@ -141,6 +141,9 @@ class Variant:
     """Whether its target is the study's ``matched`` one."""
     balanced: bool = False
     """Whether it is trained on images of both domains that ``unflip audit --balance`` chooses, by what the judge reads in the target."""
+    weighed: bool = False
+    """Whether places of target images weigh so that classes have the source's shares (``--balance``), as a segmenter reads them that
+    judges nothing."""
 
     def ends(self, study: Study, lists: Path) -> tuple[Path, Path]:
         """Source and target that it is trained on; ``lists``: where those of chosen images are."""
@@ -187,6 +190,10 @@ VARIANTS = {
     "cut_discriminator": Variant("cut", ("discriminator.layers=3", "discriminator.width=64")),
     "cut_matched": Variant("cut", matched=True),
     "cut_balanced": Variant("cut", balanced=True),
+    "cut_weighed": Variant("cut", weighed=True),
+    "srunit_weighed": Variant("srunit", weighed=True),
+    "semst_weighed": Variant("semst", weighed=True),
+    "cut_nce10_weighed": Variant("cut", NCE10, weighed=True),
     "srunit_balanced": Variant("srunit", balanced=True),
     "cut_labels": Variant("cut", labels=True),
     "srunit_labels": Variant("srunit", labels=True),

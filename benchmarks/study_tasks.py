@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from study_boxes import box_reading
-from study_place import JUDGES, Place, second_record, write_record
+from study_place import GUIDE, JUDGES, READERS, Place, second_record, write_record
 from study_plan import BATCH, FIRST, VARIANTS, Labeled, Scale, Study, Variant, studies
 
 from unflip.data import streets
@@ -26,7 +26,7 @@ from unflip.recipes.compare_table import training_time
 from unflip.recipes.evaluate import evaluate
 from unflip.recipes.segmenter import segmenter, summary
 from unflip.recipes.train import configure
-from unflip.runs import RunConfig
+from unflip.runs import RunConfig, from_yaml
 from unflip.segmenterfolder import WEIGHTS
 
 RIVALS = ("source_only", "color_transfer", "target")
@@ -60,12 +60,14 @@ def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str]
     chosen = [study for name, study in studies(data, place.out, place.scale).items() if name in names]
     begun: dict[str, list[Task]] = {}
     judges: dict[str, Task] = {}
+    guides: dict[str, Task] = {}
     second: dict[str, Task] = {}
     again: list[Task] = []
     for study in chosen:
         needs = [_scenes(study, place)] if study.made else []
         if study.judge not in judges:
-            judges[study.judge], second[study.judge] = (_judge(study, place, which, tuple(needs)) for which in JUDGES)
+            made = [_judge(study, place, which, tuple(needs)) for which in READERS]
+            judges[study.judge], second[study.judge], guides[study.judge] = made
             needs.append(judges[study.judge])
         untranslated = _untranslated(study, place, judges[study.judge])
         begun[study.name] = [*needs, untranslated]
@@ -75,10 +77,12 @@ def tasks(data: Path, place: Place, names: Sequence[str], methods: Sequence[str]
         for seed in range(seeds):
             for study in chosen:
                 wanted = [each for each in methods if (each in FIRST) == first and VARIANTS[each].fits(study)]
-                judge = judges[study.judge]
+                judge, guide = judges[study.judge], guides[study.judge]
                 found += begun.pop(study.name, [])
                 for method in wanted:
-                    found.append(_run(study, place, method, seed, judge))
+                    guided = VARIANTS[method].weighed
+                    found += [guide] if guided and guide not in found else []
+                    found.append(_run(study, place, method, seed, (judge, guide) if guided else (judge,)))
                     again.append(_second(study, place, method, seed, found[-1], second[study.judge]))
                 if first and study.adapt_test is not None:
                     found += [_rival(study, place, rival, seed, judge) for rival in RIVALS]
@@ -103,7 +107,7 @@ def _judge(study: Study, place: Place, which: str, needs: tuple[Task, ...]) -> T
 
     def do() -> None:
         sizes = (scale.judge_budget, scale.judge_size)
-        read_by(scale, study.judge_train, study.judge_test, study.classes, segmenter, *sizes, JUDGES.index(which))
+        read_by(scale, study.judge_train, study.judge_test, study.classes, segmenter, *sizes, READERS.index(which))
 
     return Task(f"{which.replace('_', ' ')} {study.judge}", segmenter.parent, segmenter / "config.json", do, needs)
 
@@ -147,7 +151,7 @@ def _rival(study: Study, place: Place, rival: str, seed: int, judge: Task) -> Ta
     return Task(f"{study.name} {rival} seed{seed}", folder, result, do, (judge,))
 
 
-def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Task:
+def _run(study: Study, place: Place, variant: str, seed: int, needs: tuple[Task, ...]) -> Task:
     folder, result, scale = place.out / study.name / variant / f"seed{seed}", place.record(study, variant, seed), place.scale
 
     def do() -> None:
@@ -174,6 +178,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
             "labels": chosen.labels,
             "matched": chosen.matched,
             "balance": balance and {**asdict(balance), "where": "lists"},
+            "weighed": _weighed(run),
             "budget": scale.budget,
             "images_seen": seen,
             "seconds": seconds,
@@ -183,7 +188,13 @@ def _run(study: Study, place: Place, variant: str, seed: int, judge: Task) -> Ta
         write_record(result, place, study, variant, seed, found)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the model stays
 
-    return Task(f"{study.name} {variant} seed{seed}", folder, result, do, (judge,))
+    return Task(f"{study.name} {variant} seed{seed}", folder, result, do, needs)
+
+
+def _weighed(run: Path) -> dict[str, Any] | None:
+    """What a run's balance says, without the path of its segmenter; None: it has none."""
+    balance = from_yaml(run / "config.yaml").balance
+    return balance and balance.model_dump(mode="json", exclude={"segmenter"})
 
 
 def settings(study: Study, scale: Scale, variant: Variant) -> list[str]:
@@ -196,8 +207,10 @@ def configured(study: Study, place: Place, variant: Variant, seed: int, lists: P
     """A training, as ``unflip train`` would configure it."""
     scale, (source, target) = place.scale, variant.ends(study, lists)
     more: dict[str, Any] = {}
-    if variant.labels:
-        more |= {"source_labels": study.source_labels, "classes": study.classes}
+    if variant.labels or variant.weighed:
+        more |= {"source_labels": study.source_labels, "classes": study.classes if study.source_labels else None}
+    if variant.weighed:
+        more["balance"] = place.judge(study, GUIDE)
     if study.val is not None:
         val = {"val_source": study.val.images, "val_labels": study.val.labels, "val_target": target}
         more |= {**val, "segmenter": place.judge(study)}

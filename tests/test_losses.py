@@ -24,7 +24,7 @@ from unflip.methods import METHODS
 from unflip.methods.passes import FORWARD, translate
 from unflip.networks import Generator, Projector, ProjectorConfig
 from unflip.networks.blocks import BlurDown
-from unflip.types import Batch, Step
+from unflip.types import Batch, Shown, Step
 
 FORMS = ("least_squares", "hinge", "logistic")
 ROBUSTNESS = ("paper", "as_released", "relative")
@@ -112,7 +112,7 @@ def test_discriminators_total_is_half_the_sum(form: Any) -> None:
     players = Players.of(recipe)
     reals = {side: images(2, seed=i) for i, side in enumerate(players.discriminator.networks)}
     fakes = {side: images(2, seed=i + 5) for i, side in enumerate(players.discriminator.networks)}
-    total, parts = players.discriminator({side: (reals[side], fakes[side]) for side in reals})
+    total, parts = players.discriminator({side: Shown(reals[side], fakes[side]) for side in reals})
     real = sum(mean_of(PER_LOGIT[form][1])(network(reals[s]).detach().numpy()) for s, network in players.discriminator.networks.items())
     fake = sum(mean_of(PER_LOGIT[form][2])(network(fakes[s]).detach().numpy()) for s, network in players.discriminator.networks.items())
     assert math.isclose(float(total.detach()), (real + fake) / 2, rel_tol=1e-12)
@@ -145,7 +145,7 @@ def test_the_cycle_goes_there_and_back_from_both_sides() -> None:
     with torch.no_grad():
         assert same(lively(shown["to_target"][1]), there(b.source))
         assert same(lively(shown["to_source"][1]), back(b.target))
-        assert [real is x for (real, _), x in zip(shown.values(), (b.target, b.source), strict=True)] == [True, True]
+        assert [pair.real is x for pair, x in zip(shown.values(), (b.target, b.source), strict=True)] == [True, True]
         cycle = (back(there(b.source)) - b.source).abs().mean() + (there(back(b.target)) - b.target).abs().mean()
         identity = (there(b.target) - b.target).abs().mean() + (back(b.source) - b.source).abs().mean()
         wrong = (there(there(b.source)) - b.source).abs().mean() + (back(back(b.target)) - b.target).abs().mean()

@@ -327,6 +327,14 @@ def test_patchgan_judges_30_by_30_patches_of_256(kind: str) -> None:
         assert network(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
 
 
+@pytest.mark.parametrize("kind", ["blur", "stride"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_patchgans_patch_is_what_a_logit_depends_on(layers: int, kind: str) -> None:
+    config = PatchGANConfig(width=1, layers=layers, downsample=kind)
+    rows, columns = reach(positive(config.build(1, rng())), noise(1, 1, 192, 192), lambda y: y[..., y.shape[-2] // 2, y.shape[-1] // 2])
+    assert len(rows) == len(columns) == config.patch
+
+
 def test_patchgan_sees_70_by_70() -> None:
     network = positive(PatchGANConfig(width=1, downsample="stride").build(1, rng()))
     rows, columns = reach(network, torch.ones(1, 1, 256, 256, dtype=torch.float64), lambda y: y[0, 0, 15, 15])

@@ -366,7 +366,7 @@ def test_a_collapsed_run_says_so(config: Callable[..., RunConfig], tmp_path: Pat
     said: list[str] = []
     chosen = config("fastcut", "log_every=2", "sample_every=1", "checkpoint_every=1000", budget=24)  # also where nothing is logged
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unflip.methods.players.discriminator_loss", lambda real, fake, form: (0 * real.mean(), 0 * fake.mean()))
+        patch.setattr("unflip.methods.players.discriminator_loss", lambda real, fake, form, weights: (0 * real.mean(), 0 * fake.mean()))
         train(chosen, tmp_path / "run", progress=False, say=said.append)
     assert sum("warning: the discriminator has won" in line for line in said) == 1
     assert [event["seen"] for event in events(tmp_path / "run") if "discriminator" in event["event"]] == [20]

@@ -22,7 +22,8 @@ from unflip.errors import UserError
 from unflip.files import sha256
 from unflip.losses import TERMS, Nets, Setting, Site
 from unflip.losses.draws import Stream
-from unflip.losses.semantic import FixedSegmenter, Semantic, cross_entropy
+from unflip.losses.fixed import FixedSegmenter
+from unflip.losses.semantic import Semantic, cross_entropy
 from unflip.methods import METHODS, Recipe
 from unflip.networks.multiscale import cut
 from unflip.networks.segmenter import Segmenter, SegmenterConfig

@@ -41,7 +41,7 @@ from unflip.inference.torch_backend import TorchTranslator
 from unflip.methods import METHODS
 from unflip.recipes.train import configure, train
 from unflip.runs import RunConfig, from_yaml, to_yaml
-from unflip.types import Batch, Size
+from unflip.types import Batch, Shown, Size
 
 each_method = pytest.mark.parametrize("method", METHODS)
 
@@ -751,14 +751,14 @@ def test_the_discriminators_see_the_pool(config: Callable[..., RunConfig]) -> No
 
     def watched_generator(*arguments: Any) -> Any:
         total, parts, shown = generator(*arguments)
-        for side, (_, fakes) in shown.items():
-            made[side] += fakes.clone()
+        for side, pair in shown.items():
+            made[side] += pair.fake.clone()
         return total, parts, shown
 
-    def watched_discriminator(shown: dict[str, tuple[Tensor, Tensor]]) -> Any:
-        for side, (reals, fakes) in shown.items():
-            real[side] += reals.clone()
-            seen[side] += fakes.clone()
+    def watched_discriminator(shown: dict[str, Shown]) -> Any:
+        for side, pair in shown.items():
+            real[side] += pair.real.clone()
+            seen[side] += pair.fake.clone()
         return discriminator(shown)
 
     training.wrapped |= {"generator": watched_generator, "discriminator": watched_discriminator}

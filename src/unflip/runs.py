@@ -28,6 +28,8 @@ from unflip.data.labels import GivenClasses
 from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.losses import TERMS
+from unflip.losses.balance import MEASURED, BalanceConfig
+from unflip.losses.fixed import unfit
 from unflip.losses.term import Setting
 from unflip.methods import METHODS, Recipe
 from unflip.networks.chain import missing_compiler
@@ -48,7 +50,7 @@ class DataConfig(Config):
     """Where it is not to be found out from the images, how they are stored, and which of their values are -1 and 1 to the networks."""
     target_bands: GivenBands = GivenBands()
     source_labels: Path | None = None
-    """Label maps of the source images, for the term ``semantic``; matched by relative path without the ending."""
+    """Label maps of the source images, for ``balance`` or the term ``semantic``; matched by relative path without the ending."""
     classes: GivenClasses | None = None
     """Names, palette and ignored ids of the labels; given as the path of a classes.json, or as the name of a known set."""
     val_source: Path | None = None
@@ -124,6 +126,8 @@ class RunConfig(Recipe):
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the networks and record steps as CUDA graphs, which takes a minute or two; ``auto``: on GPUs, where a compiler is there."""
     ema: EmaConfig = EmaConfig()
+    balance: BalanceConfig | None = None
+    """Weigh the places of target images, so that classes have the source's shares among them; None: all weigh the same."""
     init: Path | None = None
     """A run or model folder whose weights this run starts from."""
     log_every: NonNegativeInt = 0
@@ -220,8 +224,14 @@ class RunConfig(Recipe):
         if (data.source_labels is not None and data.classes is None) or (data.classes is not None and labels_of is None):
             raise ValueError("labels need both: the label maps (--source-labels DIR) and their classes (--classes FILE)")
         labeled = [name for name, term in self.terms.items() if "labels" in term.needs and term.weight > 0]
-        if self.data.source_labels is not None and not labeled:
+        if self.data.source_labels is not None and not labeled and self.balance is None:
             raise ValueError("labels of the source are given, but no term reads them; leave them out, or set semantic.weight=1")
+        if self.balance is not None:
+            read = None if data.source_labels is None else data.classes
+            if trouble := unfit(self.balance.segmenter, data.resize, read):
+                raise ValueError(f"balance: {trouble}")
+            if self.balance.window is None:
+                self._fill(balance=self.balance.model_copy(update={"window": self.discriminator.patch}))
         if labeled and self.data.classes is not None:
             update = {"classes": self.data.classes}
             self._fill(terms={name: term.model_copy(update=update) if name in labeled else term for name, term in self.terms.items()})
@@ -241,7 +251,11 @@ class RunConfig(Recipe):
         return self
 
 
-PLACES = {**{name: ["data", name] for name in DataConfig.model_fields}, "segmenter": ["validation", "segmenter"]}
+PLACES = {
+    **{name: ["data", name] for name in DataConfig.model_fields},
+    "segmenter": ["validation", "segmenter"],
+    "balance": ["balance", "segmenter"],
+}
 """Where fields are that need not be named with their place."""
 
 
@@ -253,12 +267,13 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
         file: a whole or partial config.yaml.
         settings: texts ``key=value`` with a dotted key, such as ``generator.width=32`` or ``robustness.weight=2``.
         fields: fields of :class:`RunConfig`; ``source``, ``target`` and other fields of its ``data`` stand for ``data.source`` and so on,
-            and ``segmenter`` for ``validation.segmenter``. None: not given.
+            ``segmenter`` for ``validation.segmenter``, and ``balance`` for ``balance.segmenter``. None: not given.
 
     Raises:
         UserError: an unknown method or key, or a file that cannot be read.
     """
     given: dict[str, Any] = _without_implied(_read_yaml(file)) if file else {}
+    settings = tuple(settings)
     if method and given.get("method", method) != method:
         raise UserError(f"{file} is a config of method {given['method']}, not {method}; leave out one of them")
     name = str(method or given.get("method") or "srunit")
@@ -275,7 +290,9 @@ def collect(method: str | None = None, *, file: Path | None = None, settings: It
         if value is not None:
             _put(values, PLACES.get(key, [key]), value)
     data = values.get("data")
-    if isinstance(data, dict) and data.get("source_labels") is not None and isinstance(values["terms"], dict):
+    labeled = isinstance(data, dict) and data.get("source_labels") is not None
+    balanced = values.get("balance") is not None or any(setting.startswith("balance.") for setting in settings)
+    if labeled and not balanced and isinstance(values["terms"], dict):
         values["terms"].setdefault("semantic", {})  # labels are given for it
     # a kind first, whatever the order: it clears away what belongs to another kind
     for setting in sorted(settings, key=lambda text: not text.partition("=")[0].strip().endswith(".kind")):
@@ -335,6 +352,7 @@ IMPLIED = (
     "robustness.weight",
     "robustness.noise",
     "multiscale.window",
+    "balance.window",
     "semantic.classes",
     "log_every",
     "sample_every",
@@ -346,7 +364,9 @@ IMPLIED = (
 
 def _without_implied(given: dict[str, Any]) -> dict[str, Any]:
     """A complete configuration without the values that the rest implies, so that they follow when the rest is changed."""
-    terms = given.get("terms")
+    terms, balance = given.get("terms"), given.get("balance")
+    if isinstance(balance, dict):
+        given["balance"] = {name: value for name, value in balance.items() if name not in MEASURED}
     for term in terms.values() if isinstance(terms, dict) else ():
         for field in term.pop("measured", ()) if isinstance(term, dict) else ():  # of other data, it may be
             term.pop(field, None)

@@ -25,9 +25,14 @@ def train(
     precision: Annotated[str | None, typer.Option(metavar="auto|32|bf16", help="bf16: where the device has it.  [default: auto]")] = None,
     init: Annotated[Path | None, typer.Option(metavar="RUN", help="Start from another run's weights.")] = None,
     source_labels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Label maps of the source, matched by relative path; turns on the term semantic.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Label maps of the source, by relative path: for --balance, or else for the term semantic."),
     ] = None,
     classes: Annotated[Path | None, typer.Option(metavar="FILE|NAME", help=CLASSES)] = None,
+    balance: Annotated[
+        Path | None,
+        typer.Option(metavar="M", help="A segmenter that reads the target: weigh its places so that classes have the source's shares."),
+    ] = None,
     val_source: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to validate on, by which the run's checkpoint is chosen.")
     ] = None,
@@ -64,6 +69,7 @@ def train(
         "init": init,
         "source_labels": source_labels,
         "classes": classes,
+        "balance": balance,
         "val_source": val_source,
         "val_labels": val_labels,
         "segmenter": segmenter,

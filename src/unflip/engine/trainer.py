@@ -22,7 +22,7 @@ from unflip.losses.draws import Draws
 from unflip.losses.objective import active
 from unflip.networks.chain import uncompiled
 from unflip.schedules import constant_then_linear
-from unflip.types import Batch
+from unflip.types import Batch, Shown
 
 ROW = 5
 """So many steps in a row whose numbers are wrong: it is the weights that are, and they do not mend."""
@@ -169,13 +169,13 @@ def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str,
     config = training.config
     pieces = [(_moved(training, piece), share) for piece, share in _pieces(batch, whole, training)]
     parts: dict[str, Tensor] = {}
-    shown: list[dict[str, tuple[Tensor, Tensor]]] = []
+    shown: list[dict[str, Shown]] = []
     for k, (piece, share) in enumerate(pieces, 1):
         draws = training.generator.draw(weights, piece, config.size, seed=config.seed, progress=progress)
         found, pairs = _turn(training, "generator", piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
         _add(parts, found, share)
-        training.averages.look(*next(iter(pairs.values())))
-        shown.append({view: (real, training.pools[view].query(fake, piece.first)) for view, (real, fake) in pairs.items()})
+        training.averages.look(*next(iter(pairs.values()))[:2])
+        shown.append({view: pair._replace(fake=training.pools[view].query(pair.fake, piece.first)) for view, pair in pairs.items()})
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
         _add(parts, _turn(training, "discriminator", pairs, share, k == len(pieces)), share)
     training.averages.add(parts)
@@ -192,7 +192,7 @@ def _turn(training: Training, player: str, *given: Any) -> Any:
 
 def _generator_turn(
     training: Training, piece: Batch, draws: Draws, weights: dict[str, Any], share: float, last: bool
-) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+) -> tuple[dict[str, Tensor], dict[str, Shown]]:
     """The generators' player on a piece: its parts, and what each view's discriminator is to tell apart. With the ``last``, its step."""
     with _local(training, "generator", not last):
         total, found, pairs = training.wrapped["generator"](piece, draws, weights, training.discriminator.frozen())
@@ -202,7 +202,7 @@ def _generator_turn(
     return found, pairs
 
 
-def _discriminator_turn(training: Training, pairs: dict[str, tuple[Tensor, Tensor]], share: float, last: bool) -> dict[str, Tensor]:
+def _discriminator_turn(training: Training, pairs: dict[str, Shown], share: float, last: bool) -> dict[str, Tensor]:
     """The discriminators' player on a piece: its parts. With the ``last``, its step."""
     with _local(training, "discriminator", not last):
         total, found = training.wrapped["discriminator"](pairs)
@@ -230,7 +230,8 @@ def _moved(training: Training, batch: Batch) -> Batch:
     device = training.fabric.device
     labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
     source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
-    return seen_by_networks(Batch(source, target, batch.first, batch.step, labels), training.bands)
+    seen = seen_by_networks(Batch(source, target, batch.first, batch.step, labels), training.bands)
+    return seen if training.balance is None else seen._replace(weights=training.balance(seen.target, seen.valid and seen.valid[1]))
 
 
 def seen_by_networks(batch: Batch, bands: tuple[Bands, Bands]) -> Batch:

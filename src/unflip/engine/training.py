@@ -16,6 +16,7 @@ from unflip.engine.pool import ImagePool
 from unflip.engine.replay import Replay
 from unflip.engine.team import Team
 from unflip.fabric import Fabric
+from unflip.losses.balance import Balance
 from unflip.methods.players import DiscriminatorPlayer, GeneratorPlayer
 from unflip.networks.chain import compile_networks
 from unflip.runs import RunConfig
@@ -34,6 +35,8 @@ class Training:
     pools: dict[str, ImagePool]
     bands: tuple[Bands, Bands] = (RGB, RGB)
     """Of the images of source and target."""
+    balance: Balance | None = None
+    """What weighs the places of target images, if anything does."""
     team: Team = field(default_factory=Team)
     """The processes that train together; each has its portion of every batch, and pools of its own."""
     images: str = ""
@@ -69,6 +72,7 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
     with team.together():
         generator = GeneratorPlayer(config, channels, config.seed)
         discriminator = DiscriminatorPlayer(config, channels, config.seed)
+        balance = None if config.balance is None else Balance(config.balance).to(fabric.device)
         compiled = config.compiles(fabric.device)
     torch.backends.cudnn.benchmark = compiled  # crops are of one size, and steps many
     if compiled:
@@ -84,8 +88,9 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
         ema=ema,
         pools={side: ImagePool(pool, config.seed, side) for side in discriminator.networks},
         bands=bands,
+        balance=balance,
         team=team,
-        fixed_weights=generator.fixed_weights | discriminator.fixed_weights,
+        fixed_weights=generator.fixed_weights | discriminator.fixed_weights | (balance.fixed_weights() if balance else {}),
         compiled=compiled,
         missed=torch.zeros((), dtype=torch.float32, device=fabric.device),
     )

@@ -23,13 +23,18 @@ def generator_loss(fake: Tensor, form: Form) -> Tensor:
     return F.softplus(-fake).mean()  # -E log sigmoid(D(G(x)))                   Goodfellow et al., NeurIPS 2014 (non-saturating)
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """The losses on real images and on translations, from their logits; two scalars. Their mean is what is minimized (CUT, CycleGAN)."""
-    if form == "least_squares":  # E (D(y) - 1)^2,  E D(G(x))^2
-        return (real - 1).square().mean(), fake.square().mean()
-    if form == "hinge":  # E max(0, 1 - D(y)),  E max(0, 1 + D(G(x)))
-        return F.relu(1 - real).mean(), F.relu(1 + fake).mean()
-    return F.softplus(-real).mean(), F.softplus(fake).mean()  # -E log sigmoid(D(y)),  -E log (1 - sigmoid(D(G(x))))
+def discriminator_loss(real: Tensor, fake: Tensor, form: Form, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The losses on real images and on translations, from their logits; two scalars. Their mean is what is minimized (CUT, CycleGAN).
+
+    ``weights``: of the logits of real images; None: all the same.
+    """
+    if form == "least_squares":  # E w (D(y) - 1)^2,  E D(G(x))^2
+        on_real, on_fake = (real - 1).square(), fake.square()
+    elif form == "hinge":  # E w max(0, 1 - D(y)),  E max(0, 1 + D(G(x)))
+        on_real, on_fake = F.relu(1 - real), F.relu(1 + fake)
+    else:  # -E w log sigmoid(D(y)),  -E log (1 - sigmoid(D(G(x))))
+        on_real, on_fake = F.softplus(-real), F.softplus(fake)
+    return (on_real if weights is None else weights * on_real).mean(), on_fake.mean()
 
 
 class Adversarial(Term):

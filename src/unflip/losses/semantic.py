@@ -16,15 +16,15 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from unflip.data.labels import Classes, GivenClasses
+from unflip.data.labels import GivenClasses
 from unflip.errors import UserError
 from unflip.losses.draws import Stream, TapShape
+from unflip.losses.fixed import FixedSegmenter, fixed, unfit
 from unflip.losses.precision import at_least_float32, full_precision
 from unflip.losses.term import Nets, Setting, Site, Term
 from unflip.networks.blocks import detached
 from unflip.networks.segmenter import SegmenterConfig
-from unflip.segmenterfolder import load_segmenter, read_segmenter
-from unflip.tensors import digest
+from unflip.segmenterfolder import load_segmenter
 from unflip.types import Step
 
 
@@ -37,29 +37,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     log_p = logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]  # (N, H, W)
     per_image = torch.where(labeled, -log_p, 0).sum((1, 2)) / labeled.sum((1, 2)).clamp(min=1)
     return per_image.mean()
-
-
-class FixedSegmenter(nn.Module):
-    """A trained segmenter that nothing trains or saves again: it is not among the modules of this one. Gradients pass through it."""
-
-    lookup: Tensor
-
-    def __init__(self, network: nn.Module, lookup: Tensor) -> None:
-        super().__init__()
-        self._held = (network.requires_grad_(False).eval(),)
-        self.register_buffer("lookup", lookup, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        images = at_least_float32(images)  # before its precision decides that of the weights
-        return self._held[0].to(images)(images)
-
-    def digest(self) -> str:
-        """Of the segmenter's weights."""
-        return digest(self._held[0].state_dict())
-
-    def ids(self, labels: Tensor) -> Tensor:
-        """The run's class ids as the segmenter's; -1 stays -1."""
-        return self.lookup[labels]  # the last place is for -1
 
 
 class Semantic(Term):
@@ -83,15 +60,7 @@ class Semantic(Term):
             return "the classes of the labels are not known; give --source-labels DIR --classes FILE"
         if self.segmenter is None:
             return None
-        try:
-            known = read_segmenter(self.segmenter)[1]
-            self._lookup(known.classes)
-        except UserError as error:
-            return str(error)
-        if known.resize != setting.resize:  # things would be of another size than it has learned
-            what = f"the segmenter {self.segmenter} reads images at resize {known.resize}, but data.resize is {setting.resize}"
-            return f"{what}; set data.resize={known.resize}, or name a segmenter for {setting.resize}"
-        return None
+        return unfit(self.segmenter, setting.resize, self.classes)
 
     def remark(self) -> str | None:
         if self.segmenter is None:
@@ -101,8 +70,7 @@ class Semantic(Term):
     def build(self, site: Site) -> nn.Module:
         assert self.classes is not None
         if self.segmenter is not None:
-            model = load_segmenter(self.segmenter)
-            return FixedSegmenter(model.network, self._lookup(model.config.classes))
+            return fixed(load_segmenter(self.segmenter), self.segmenter, self.classes)
         source, target = site.channels
         if source != target:
             raise UserError(f"semantic: one segmenter cannot read sources of {source} and translations of {target} channels; leave it out")
@@ -124,20 +92,6 @@ class Semantic(Term):
         if not drawn:
             return learns
         return learns + _reads(detached(own)(step.fake), step.labels)  # moves the generator only
-
-    def _lookup(self, known: Classes) -> Tensor:
-        """The segmenter's id of every class of the run, by name, and -1 for ignored ones and for "none" at the end.
-
-        ``known``: the segmenter's classes. It does not know those that it ignores: no pixel taught it what they look like.
-        """
-        assert self.classes is not None
-        ids = {known.names[i]: i for i in known.kept}
-        counted = [name if i in self.classes.kept else None for i, name in enumerate(self.classes.names)]
-        missing = [name for name in counted if name is not None and name not in ids]
-        if missing:
-            what = f"the segmenter does not know the class {missing[0]}, {self.segmenter}; it knows {', '.join(ids)}"
-            raise UserError(f"{what}; ignore {missing[0]} in the run's classes, or name another segmenter")
-        return torch.tensor([*(-1 if name is None else ids[name] for name in counted), -1])
 
 
 def _reads(logits: Tensor, labels: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def translate(
             source, labels = source.flip(-1), None if labels is None else labels.flip(-1)
             valid = None if valid is None else (valid[0].flip(-1), valid[1])
         counts = (source.shape[1], target.shape[1]) if bands is None else bands if side == FORWARD else bands[::-1]
-        ends = Ends(source, target, valid, counts[1], labels)
+        ends = Ends(source, target, valid, counts[1], labels, batch.weights if side == FORWARD else None)
         made: dict[str, Step] = {}
         if isinstance(generator, Multiscale):
             assert draws.windows is not None
@@ -134,12 +134,14 @@ class Ends(NamedTuple):
     """Of translations."""
     labels: Tensor | None
     """Of the source."""
+    weights: Tensor | None = None
+    """Of the target's pixels."""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Ends:
         """All of them changed alike."""
         valid = None if self.valid is None else (change(self.valid[0]), change(self.valid[1]))
-        labels = None if self.labels is None else change(self.labels)
-        return Ends(change(self.source), change(self.target), valid, self.bands, labels)
+        labels, weights = (None if each is None else change(each) for each in (self.labels, self.weights))
+        return Ends(change(self.source), change(self.target), valid, self.bands, labels, weights)
 
 
 def finished(image: Tensor, bands: int, valid: Tensor | None) -> Tensor:
@@ -190,7 +192,7 @@ def _made(ends: Ends, images: Tensor, flipped: bool) -> Step:
     fake = finished(fake, ends.bands, _of(ends.valid, 0))
     kept = finished(identity, ends.bands, _of(ends.valid, 1)) if len(identity) else None
     finish = partial(finished, bands=ends.bands, valid=valid)
-    return Step(ends.source, ends.target, fake, kept, labels=ends.labels, valid=ends.valid, finish=finish)
+    return Step(ends.source, ends.target, fake, kept, labels=ends.labels, valid=ends.valid, weights=ends.weights, finish=finish)
 
 
 def _of(valid: tuple[Tensor, Tensor] | None, end: int) -> Tensor | None:

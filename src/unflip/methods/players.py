@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unflip.losses import Nets, Site
@@ -20,7 +21,7 @@ from unflip.networks import Generator
 from unflip.networks.blocks import detached
 from unflip.networks.multiscale import build
 from unflip.seeding import torch_rng
-from unflip.types import Batch, Size
+from unflip.types import Batch, Shown, Size
 
 
 class GeneratorPlayer(nn.Module):
@@ -89,9 +90,8 @@ class GeneratorPlayer(nn.Module):
 
     def forward(
         self, batch: Batch, draws: Draws, weights: Mapping[str, float], discriminators: Mapping[str, Callable[[Tensor], Tensor]]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
-        """The total to minimize, its parts, and what each view's discriminator is to tell apart, (target, translation); all but the total
-        detached."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Shown]]:
+        """The total to minimize, its parts, and what each view's discriminator is to tell apart; all but the total detached."""
         generators, projectors, own = (dict[str, Any](networks.items()) for networks in (self.generators, self.projectors, self.own))
         steps = translate(generators, self.recipe.turn, batch, draws, needs(self.terms, weights), self.bands)
 
@@ -101,7 +101,7 @@ class GeneratorPlayer(nn.Module):
             return Nets(self.inner(side), projectors.get(side), discriminators[view], mine, self.game, side == BACKWARD)
 
         total, parts = evaluate(self.terms, weights, steps, draws.terms, nets)
-        return total, parts, {view: (step.shared(step.target), step.shared(step.fake.detach())) for view, step in steps.items()}
+        return total, parts, {view: step.shown() for view, step in steps.items()}
 
 
 class DiscriminatorPlayer(nn.Module):
@@ -119,17 +119,15 @@ class DiscriminatorPlayer(nn.Module):
         """The discriminators as the generators' opponents: functions with fixed weights."""
         return {view: detached(network) for view, network in self.networks.items()}
 
-    def forward(self, shown: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to minimize, ``(loss on real + loss on fake) / 2`` summed over the views, and its parts, detached.
-
-        ``shown[view]``: real images and translations.
-        """
+    def forward(self, shown: Mapping[str, Shown]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimize, ``(loss on real + loss on fake) / 2`` summed over the views, and its parts, detached."""
         sums: dict[str, Tensor] = {}
         for view, network in self.networks.items():
-            images = shown[view]
+            images, weights = shown[view][:2], shown[view].weights
             real, fake = network(torch.cat(images)).split([len(each) for each in images])
+            weights = None if weights is None else F.adaptive_avg_pool2d(weights, real.shape[-2:])  # of a logit: of its part of the image
             with full_precision(real):
-                losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.game)
+                losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.game, weights)
             for name, loss in zip(("real", "fake"), losses, strict=True):
                 sums[name] = sums[name] + loss if name in sums else loss
         total = (sums["real"] + sums["fake"]) / 2

@@ -20,6 +20,11 @@ class DiscriminatorConfig(Config, ABC):
     def smallest(self) -> int:
         """The shortest image side that it can judge."""
 
+    @property
+    @abstractmethod
+    def patch(self) -> int:
+        """The side of the patch of an image that a logit judges, in pixels."""
+
     def remark(self) -> str | None:
         """What a reader of the run's results must know, such as features that are not the paper's; None: nothing."""
         return None

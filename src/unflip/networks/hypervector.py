@@ -133,6 +133,10 @@ class HypervectorDiscriminatorConfig(DiscriminatorConfig):
     def smallest(self) -> int:
         return self.vectors.stride
 
+    @property
+    def patch(self) -> int:
+        return self.vectors.stride
+
     def remark(self) -> str | None:
         return self.vectors.remark()
 

@@ -30,6 +30,14 @@ class PatchGANConfig(DiscriminatorConfig):
         """The shortest image side for which the last layers still see more than one position."""
         return 4 * 2**self.layers
 
+    @property
+    def patch(self) -> int:
+        side, stride = 1, 1
+        for _ in range(self.layers):
+            side += (3 if self.downsample == "stride" else 3 + 2) * stride  # a kernel of 4, and one of 3 for the blur
+            stride *= 2
+        return side + 2 * 3 * stride
+
     def build(self, in_channels: int, rng: torch.Generator) -> PatchGAN:
         with torch.random.fork_rng(devices=[]):
             network = PatchGAN(self, in_channels)

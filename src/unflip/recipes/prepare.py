@@ -8,36 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from unflip import modelfolder
 from unflip.data.folders import Entry
 from unflip.data.labels import Labels
 from unflip.data.pairs import Images, Pairs
-from unflip.data.transforms import to_network
 from unflip.engine import checkpoint
 from unflip.engine.team import Team
-from unflip.engine.trainer import seen_by_networks
 from unflip.engine.training import Training, assemble
 from unflip.errors import UserError
 from unflip.fabric import Fabric
 from unflip.files import disk_errors
 from unflip.losses import Term
-from unflip.methods.passes import FORWARD
+from unflip.losses.balance import BalanceConfig
 from unflip.networks import IMPORTED, DiscriminatorConfig
 from unflip.recipes.listing import Listing, list_images
+from unflip.recipes.measured import balance_measured, crops, measured_there, terms_measured
 from unflip.recipes.models import Models
 from unflip.recipes.resume import changes, holds_run, is_empty
 from unflip.recipes.validate import Validator
-from unflip.runs import RunConfig, from_yaml, leaves
+from unflip.runs import RunConfig, leaves
 from unflip.tensors import load_exactly, read_tensors
 from unflip.torchrun import processes
 from unflip.types import Batch
 
 SAMPLES = 6
-MEASURED = 400
-"""Crops of each domain that terms may look at before training."""
 
 
 class Prepared(NamedTuple):
@@ -66,7 +62,7 @@ def prepare(
             with disk_errors(out):
                 _check_out(out, config, resume)
         if resume:
-            config = _measured_there(out, config)
+            config = measured_there(out, config)
             events = changes(out, config) if team.leads else []
         if team.leads and config.init is not None and not (resume and checkpoint.latest(out / "checkpoints")):
             _check_init(config, config.init)
@@ -85,7 +81,11 @@ def prepare(
         pairs = Pairs(store["source"], store["target"], config.size, config.seed, config.budget, config.data.flip, labels)
         judges = config.validates and team.leads
         validator = Validator(config, entries["source"], fabric.device, progress, bands["source"]) if judges else None
-        config = _measured(config, pairs)
+        config = terms_measured(config, pairs)
+        balance = balance_measured(config, pairs, fabric.device, progress) if team.leads else None
+    config = config.model_copy(update={"balance": team.share(balance)})  # the same to the last digit in all of them
+    if not any("labels" in term.needs for term in config.terms.values() if term.weight > 0):
+        pairs.labels = None
     training = assemble(config, (bands["source"], bands["target"]), fabric, team)
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))
@@ -110,14 +110,7 @@ def prepare(
 
 def fixed_images(pairs: Pairs) -> Batch:
     """The images that every sample grid shows."""
-    return _first(pairs, SAMPLES)
-
-
-def _first(pairs: Pairs, count: int) -> Batch:
-    """The first crops, as the networks see them."""
-    items = [pairs[i][:2] for i in range(min(count, len(pairs)))]
-    source, target = (to_network(torch.stack(images)) for images in zip(*items, strict=True))
-    return seen_by_networks(Batch(source, target, 0, 0), (pairs.source.bands, pairs.target.bands))
+    return crops(pairs, range(min(SAMPLES, len(pairs))))._replace(labels=None)
 
 
 def _check_out(out: Path, config: RunConfig, resume: bool) -> None:
@@ -139,33 +132,10 @@ def _labels(config: RunConfig, listing: Listing, shared: bool) -> Labels | None:
     return Labels(entries, config.data.classes, config.data.resize, config.data.cache, shared)
 
 
-def _measured_there(out: Path, config: RunConfig) -> RunConfig:
-    """The configuration with what the terms of the run in ``out`` have measured: images that are gone by now would change it."""
-    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
-    there = from_yaml(out / "config.yaml").terms if asking else {}
-    known = {}
-    for name in asking:
-        measured = getattr(there.get(name), "measured", ())
-        fields = ("measured", *measured) if measured else ()
-        known[name] = config.terms[name].model_copy(update={field: getattr(there[name], field) for field in fields})
-    return config.model_copy(update={"terms": config.terms | known})
-
-
-def _measured(config: RunConfig, pairs: Pairs) -> RunConfig:
-    """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
-    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
-    if not asking:
-        return config
-    size = config.views(config.size)[FORWARD].size
-    top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
-    first = _first(pairs, MEASURED)
-    crops = {side: getattr(first, side)[..., top : top + size.height, left : left + size.width] for side in ("source", "target")}
-    return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(crops) for name in asking}})
-
-
 def _remarks(config: RunConfig) -> list[str]:
     """What readers of the run's results must know about it."""
-    speakers: list[Term | DiscriminatorConfig] = [*(term for term in config.terms.values() if term.weight > 0), config.discriminator]
+    speakers: list[Term | DiscriminatorConfig | BalanceConfig] = [term for term in config.terms.values() if term.weight > 0]
+    speakers += [config.discriminator, *([config.balance] if config.balance else [])]
     return list(dict.fromkeys(remark for speaker in speakers if (remark := speaker.remark())))
 
 

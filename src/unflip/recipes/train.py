@@ -67,13 +67,15 @@ def _anywhere(config: RunConfig) -> RunConfig:
     validation, judge = config.validation, config.validation.segmenter
     if judge is not None and judge.exists():  # else it may be a hub id
         validation = validation.model_copy(update={"segmenter": judge.absolute()})
+    balance = config.balance
+    if balance is not None and balance.segmenter.exists():
+        balance = balance.model_copy(update={"segmenter": balance.segmenter.absolute()})
     terms = dict(config.terms)
     semantic = terms.get("semantic")
     if isinstance(semantic, Semantic) and semantic.segmenter is not None:
         terms["semantic"] = semantic.model_copy(update={"segmenter": semantic.segmenter.absolute()})
-    return config.model_copy(
-        update={"data": data, "terms": terms, "validation": validation, "init": config.init and config.init.absolute()}
-    )
+    init = config.init and config.init.absolute()
+    return config.model_copy(update={"data": data, "terms": terms, "balance": balance, "validation": validation, "init": init})
 
 
 def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True, say: Callable[[str], None] = print) -> Path:

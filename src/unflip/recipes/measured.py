@@ -1,0 +1,85 @@
+"""What a configuration must know of the data: found on training crops before the first step, and kept in the run's config.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unflip.data.pairs import Pairs
+from unflip.data.transforms import to_ids, to_network
+from unflip.engine.trainer import seen_by_networks
+from unflip.errors import UserError
+from unflip.losses import Term
+from unflip.losses.balance import MEASURED, Balance, BalanceConfig
+from unflip.methods.passes import FORWARD
+from unflip.progress import Bar
+from unflip.runs import RunConfig, from_yaml
+from unflip.types import Batch
+
+CROPS = 400
+"""Of each domain that are looked at."""
+READ = 8
+"""Crops that a segmenter reads at once."""
+
+
+def crops(pairs: Pairs, which: range) -> Batch:
+    """Some crops of both domains as the networks see them, with the labels of those of the source, if there are any."""
+    items = [pairs[i] for i in which]
+    source, target = (to_network(torch.stack(images)) for images in zip(*(item[:2] for item in items), strict=True))
+    labels = [to_ids(found) for _, _, found in items if found is not None]
+    batch = Batch(source, target, 0, 0, torch.stack(labels) if labels else None)
+    return seen_by_networks(batch, (pairs.source.bands, pairs.target.bands))
+
+
+def terms_measured(config: RunConfig, pairs: Pairs) -> RunConfig:
+    """The configuration whose terms know what they must of the data, so that it says all that decides how a run goes."""
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
+    if not asking:
+        return config
+    size = config.views(config.size)[FORWARD].size
+    top, left = (config.size.height - size.height) // 2, (config.size.width - size.width) // 2
+    first = crops(pairs, range(min(CROPS, len(pairs))))
+    cut = {side: getattr(first, side)[..., top : top + size.height, left : left + size.width] for side in ("source", "target")}
+    return config.model_copy(update={"terms": config.terms | {name: config.terms[name].measure(cut) for name in asking}})
+
+
+def balance_measured(config: RunConfig, pairs: Pairs, device: torch.device, progress: bool) -> BalanceConfig | None:
+    """The run's balance with what makes the target's weighted shares the source's; None: it has none."""
+    if config.balance is None or config.balance.tilt:
+        return config.balance
+    labeled = pairs.labels is not None
+    for side, images in (("target", pairs.target), *(() if labeled else (("source", pairs.source),))):
+        if not images.bands.plain or images.bands.count != 3:
+            raise UserError(f"balance: its segmenter reads 8-bit images in color, which those of the {side} are not; leave balance out")
+    balance = Balance(config.balance, config.data.classes if labeled else None).to(device)
+    shares: dict[str, list[Tensor]] = {"source": [], "target": []}
+    count = min(CROPS, len(pairs))
+    with Bar("balance: reading crops", count, quiet=not progress) as bar:
+        for start in range(0, count, READ):
+            seen = crops(pairs, range(start, min(start + READ, count)))
+            source = balance.read(seen.source.to(device)) if seen.labels is None else balance.segmenter.ids(seen.labels.to(device))
+            ids = {"source": source, "target": balance.read(seen.target.to(device))}
+            for k, (side, found) in enumerate(ids.items()):
+                there = None if seen.valid is None else seen.valid[k].to(device)
+                shares[side].append(balance.shares(found, there).cpu())
+            bar.show(start + len(seen.source))
+    return config.balance.measured(torch.cat(shares["source"]), torch.cat(shares["target"]), balance.known.names)
+
+
+def measured_there(out: Path, config: RunConfig) -> RunConfig:
+    """The configuration with what was measured when the run in ``out`` began: images that are gone by now would change it."""
+    asking = [name for name, term in config.terms.items() if term.weight > 0 and term.unmeasured()]
+    if not asking and config.balance is None:
+        return config
+    there = from_yaml(out / "config.yaml")
+    known: dict[str, Term] = {}
+    for name in asking:
+        measured = getattr(there.terms.get(name), "measured", ())
+        fields = ("measured", *measured) if measured else ()
+        known[name] = config.terms[name].model_copy(update={field: getattr(there.terms[name], field) for field in fields})
+    balance = config.balance
+    if balance is not None and not balance.tilt and there.balance is not None:
+        balance = balance.model_copy(update={field: getattr(there.balance, field) for field in MEASURED})
+    return config.model_copy(update={"terms": config.terms | known, "balance": balance})
