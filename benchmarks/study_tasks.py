@@ -194,7 +194,7 @@ def _run(study: Study, place: Place, variant: str, seed: int, needs: tuple[Task,
 def _weighed(run: Path) -> dict[str, Any] | None:
     """What a run's balance says, without the path of its segmenter; None: it has none."""
     balance = from_yaml(run / "config.yaml").balance
-    return balance and balance.model_dump(mode="json", exclude={"segmenter"})
+    return balance and {**balance.model_dump(mode="json", exclude={"segmenter"}), "variation": list(balance.variation)}
 
 
 def settings(study: Study, scale: Scale, variant: Variant) -> list[str]:

@@ -500,7 +500,8 @@ def test_lists_of_chosen_images_match_by_their_own_audit(world: Path) -> None:
     assert (again.source.images, again.target.images) == (found.balance.source, found.balance.target)
     assert again.shares.total_variation == pytest.approx(found.balance.total_variation)
     assert again.shares.total_variation < before.shares.total_variation
-    assert any("--balance DIR" in line for line in before.advice) and not any("--balance" in line for line in found.advice)
+    assert any("audit --balance DIR" in line for line in before.advice)
+    assert any("train --balance M" in line for line in found.advice) and not any("audit --balance" in line for line in found.advice)
     (line,) = (line for line in text(found) if line.startswith("balance"))
     assert f"{found.balance.source} of 12 source and {found.balance.target} of 10 target images" in line
     assert f"--source {lists['source']} --target {lists['target']}" in line
@@ -563,7 +564,8 @@ def advised(level: str = "matched", both: Copies = NONE, read: dict[str, str] | 
         ({"ratios": (1.0, 1.7)}, "source images are of mixed shapes (width / height from 1.00 to 1.70)"),
         ({"kinds": {"of few flat colors, as label maps are": 100}, "read": {"source": "segmenter, M"}}, "give --source-labels"),
         ({"level": "mildly mismatched"}, "compare --method srunit with --method fastcut"),
-        ({"level": "mildly mismatched"}, "--balance DIR chooses"),
+        ({"level": "mildly mismatched"}, "audit --balance DIR chooses"),
+        ({"level": "mildly mismatched"}, "train --balance M"),
         ({"level": "strongly mismatched"}, "expect flips: compare --method srunit with --method fastcut"),
         (
             {"level": "strongly mismatched", "kinds": {"of few flat colors, as label maps are": 100}},

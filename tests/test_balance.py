@@ -46,10 +46,12 @@ def test_of_pure_places_the_weights_are_the_ratios_of_the_shares() -> None:
     pure = torch.eye(3, dtype=torch.float64).repeat_interleave(torch.tensor([50, 30, 20]), 0)
     wanted = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
     found = tilt(pure, wanted, most=100)
-    weights = (pure @ found.tilt - found.shift).exp()
-    assert np.allclose(weights[[0, 50, 80]], [0.2 / 0.5, 0.2 / 0.3, 0.6 / 0.2], rtol=2e-3)  # the ridge's share
-    assert found.variation[0] == 0.4 and found.variation[1] < 1e-3
-    assert math.isclose(found.effective, 1 / (0.2**2 / 0.5 + 0.2**2 / 0.3 + 0.6**2 / 0.2), rel_tol=2e-3)
+    assert np.allclose(found.weights[[0, 50, 80]], [0.2 / 0.5, 0.2 / 0.3, 0.6 / 0.2], rtol=2e-3)  # the ridge's share
+    assert torch.equal(found.weights, (pure @ found.tilt - found.shift).exp())
+
+    known = BalanceConfig(segmenter=JUDGE, most=100).measured(wanted[None], pure, ("a", "b", "c"))
+    assert known.variation == pytest.approx((0.4, 0), abs=1e-3) and known.shares["c"] == pytest.approx((0.6, 0.2, 0.6), abs=1e-3)
+    assert known.effective == pytest.approx(1 / (0.2**2 / 0.5 + 0.2**2 / 0.3 + 0.6**2 / 0.2), rel=2e-3)
 
 
 def test_the_weights_are_those_nearest_to_equal_ones_that_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,7 @@ def test_the_weights_are_those_nearest_to_equal_ones_that_do_it(monkeypatch: pyt
     monkeypatch.setattr(balance, "RIDGE", 1e-9)
     shares, wanted = some_shares(40), torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
     found = tilt(shares, wanted, most=1e6)
-    weights = (shares @ found.tilt - found.shift).exp().numpy()
+    weights = found.weights.numpy()
 
     m = shares.numpy()
     means = {"type": "eq", "fun": lambda w: m.T @ w / len(w) - wanted.numpy(), "jac": lambda w: m.T / len(w)}
@@ -73,11 +75,11 @@ def test_no_weight_is_above_the_most_and_their_mean_is_1(most: float) -> None:
     shares = some_shares(2_000, 4)
     wanted = torch.tensor([0.2, 0.25, 0.25, 0.3], dtype=torch.float64)
     found = tilt(shares, wanted, most)
-    weights = (shares @ found.tilt - found.shift).exp().clamp(max=most)
+    weights = found.weights
+    assert torch.equal(weights, (shares @ found.tilt - found.shift).exp().clamp(max=most))
     assert float(weights.max()) <= most and math.isclose(float(weights.mean()), 1, abs_tol=1e-9)
-    after = (weights[:, None] * shares).mean(0)
-    assert math.isclose(found.variation[1], float((after - wanted).abs().sum() / 2), abs_tol=1e-4)
-    assert (found.variation[1] < 1e-3) == (most == 20)
+    left = float(((weights[:, None] * shares).mean(0) - wanted).abs().sum() / 2)
+    assert (left < 1e-3) == (most == 20), left
 
 
 def test_classes_that_one_domain_lacks() -> None:
@@ -85,7 +87,7 @@ def test_classes_that_one_domain_lacks() -> None:
     wanted = torch.tensor([0.5, 0.2, 0.3, 0.0, 0.0], dtype=torch.float64)  # the source lacks 3 and 4
     found = tilt(shares, wanted, most=20)
     assert found.tilt[[1, 4]].tolist() == [0, 0] and found.tilt.isfinite().all() and math.isfinite(found.shift)
-    weights = (shares @ found.tilt - found.shift).exp().clamp(max=20)
+    weights = found.weights
     pure = shares[:, 3] > 0.8
     assert pure.any() and weights[pure].max() < 0.2 < weights[shares[:, 3] < 0.1].min()
 

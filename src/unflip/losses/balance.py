@@ -19,7 +19,7 @@ from unflip.data.labels import Classes
 from unflip.losses.fixed import fixed
 from unflip.segmenterfolder import load_segmenter
 
-MEASURED = ("tilt", "shift", "variation", "effective")
+MEASURED = ("tilt", "shift", "shares", "effective")
 """Fields of the configuration that are."""
 RIDGE = 1e-4
 """Times half the squared length of lambda: what keeps it finite where no weights reach the source's shares."""
@@ -47,22 +47,35 @@ class BalanceConfig(Config):
     """lambda, of every class that the segmenter knows. Empty: measured."""
     shift: float = 0.0
     """c; measured with it."""
-    variation: tuple[float, float] = (0.0, 0.0)
-    """The total variation of the domains' mean shares, without and with weights, as measured."""
+    shares: dict[str, tuple[float, float, float]] = {}
+    """Of every class: in the source, in the target, and in the target as it is weighed. As measured."""
     effective: float = 1.0
     """Weighted, the target's places are worth this share of their number (Kish: the squared mean weight over the mean squared one)."""
 
     def remark(self) -> str:
         """What a reader of the run's results must know."""
-        moved = f"total variation of the class shares {self.variation[0]:.3f} -> {self.variation[1]:.3f}"
+        before, after = self.variation
+        moved = f"total variation of the class shares {before:.3f} -> {after:.3f}"
         worth = f"worth {self.effective:.0%} of its places"
         return f"balance: the target weighs as the segmenter {self.segmenter} reads it: {moved}, {worth}"
 
+    @property
+    def variation(self) -> tuple[float, float]:
+        """The total variation between the class shares of source and target, without and with weights."""
+        without, weighed = (sum(abs(of[0] - of[k]) for of in self.shares.values()) / 2 for k in (1, 2))
+        return without, weighed
+
     def measured(self, source: Tensor, target: Tensor, names: tuple[str, ...]) -> Self:
         """With what makes the target's shares ``(M, K)``, at many places, the source's on average; ``names``: of the classes."""
-        found = tilt(target, source.double().mean(0), self.most)
-        numbers = {name: round(value, 6) for name, value in zip(names, found.tilt.tolist(), strict=True)}
-        update = {"tilt": numbers, "shift": round(found.shift, 6), "variation": found.variation, "effective": round(found.effective, 4)}
+        target, wanted = target.double(), source.double().mean(0)
+        found = tilt(target, wanted, self.most)
+        means = torch.stack([wanted, target.mean(0), (found.weights[:, None] * target).mean(0)], 1)
+        update = {
+            "tilt": {name: round(value, 6) for name, value in zip(names, found.tilt.tolist(), strict=True)},
+            "shift": round(found.shift, 6),
+            "shares": {name: tuple(round(share, 4) for share in of) for name, of in zip(names, means.tolist(), strict=True)},
+            "effective": round(float(found.weights.mean().square() / found.weights.square().mean()), 4),
+        }
         return self.model_copy(update=update)
 
 
@@ -72,8 +85,8 @@ class Tilt(NamedTuple):
     tilt: Tensor
     """lambda, ``(K,)`` float64."""
     shift: float
-    variation: tuple[float, float]
-    effective: float
+    weights: Tensor
+    """``(M,)`` float64."""
 
 
 def tilt(shares: Tensor, wanted: Tensor, most: float) -> Tilt:
@@ -98,9 +111,7 @@ def tilt(shares: Tensor, wanted: Tensor, most: float) -> Tilt:
     solver.step(dual)
     exponents = shares @ (by := (found * there).detach())
     shift = _shift(exponents, most)
-    weights = (exponents - shift).exp().clamp(max=most)
-    before, after = (float((mean - wanted).abs().sum() / 2) for mean in (shares.mean(0), (weights[:, None] * shares).mean(0)))
-    return Tilt(by, shift, (round(before, 4), round(after, 4)), float(weights.mean().square() / weights.square().mean()))
+    return Tilt(by, shift, (exponents - shift).exp().clamp(max=most))
 
 
 def _shift(exponents: Tensor, most: float) -> float:

@@ -9,11 +9,14 @@ from typing import Any
 
 from unflip.data.images import read_rgb
 from unflip.engine.record import EVENTS, LOG, VALIDATION, lines_until
+from unflip.losses.balance import BalanceConfig
 from unflip.modelcard import NUMBERS, shown
 from unflip.modelfolder import ModelConfig
 from unflip.report.blocks import Block, Columns, Fact, Facts, Folded, Made, Notes, Section
+from unflip.report.charts import Bar, Bars
 from unflip.report.curves import Curves
 from unflip.report.evaluation import validation_section
+from unflip.report.numbers import Amount, number, percent
 from unflip.report.page import Page
 from unflip.report.pictures import Picture, Row
 from unflip.runs import RunConfig, to_yaml
@@ -41,6 +44,8 @@ def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | N
     ]
     if validation:
         blocks.append(validation_section(validation, chosen))
+    if config.balance is not None:
+        blocks.append(_balance(config.balance))
     samples = sorted((out / "samples").glob("*.png"))
     if samples:
         rows = "above source images, below their translations" + ("; then the other direction" if config.sides == 2 else "")
@@ -54,6 +59,17 @@ def train_page(out: Path, config: RunConfig, model: ModelConfig, chosen: int | N
     blocks.append(Section("How it was made", [Made([*made, ("config.yaml", to_yaml(config))])]))
     lead = f"{config.method}, from {config.data.source} to {config.data.target}, crops of {config.size} pixels, seed {config.seed}."
     return Page(f"Training {out.name}", lead, blocks)
+
+
+def _balance(balance: BalanceConfig) -> Section:
+    """What the discriminator is shown of every class."""
+    bars = [Bar(name, [Amount(share) for share in shares]) for name, shares in balance.shares.items()]
+    before, after = balance.variation
+    note = (
+        f"The shares of the classes, measured before training. With weights the target is as the source is, but for a total variation of "
+        f"{number(after)} ({number(before)} without), and is worth {percent(balance.effective)} of its places. Read by {balance.segmenter}."
+    )
+    return Section("The target as the discriminator sees it", [Bars(bars, ("source", "target", "target, weighed"))], note)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
