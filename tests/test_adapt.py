@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,22 @@ def test_other_classes_in_the_same_file_are_refused(found: tuple[Adaptation, lis
         refused(lambda: call(world, found[0].folder, self_training=True, shots=[2, 4]), "was begun with other arguments", "classes content")
     finally:
         file.write_text(kept)
+    assert tree(found[0].folder) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("photo_labels/000051.png", "target labels content: "), ("cut/000003.png", "translated content: ")]
+)
+def test_other_images_in_the_same_folder_are_refused(
+    file: str, said: str, found: tuple[Adaptation, list[str]], world: Path, tmp_path: Path
+) -> None:
+    """What is there was trained on those of before."""
+    before, kept = tree(found[0].folder), Path(shutil.copy2(world / file, tmp_path))
+    Image.open(kept).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(world / file)
+    try:
+        refused(lambda: call(world, found[0].folder, self_training=True, shots=[2, 4]), "was begun with other arguments", said)
+    finally:
+        shutil.copy2(kept, world / file)
     assert tree(found[0].folder) == before
 
 

@@ -433,6 +433,17 @@ def test_other_classes_in_the_same_file_are_refused(world: Path, tmp_path: Path)
     call(world, tmp_path / "out", **given)  # begun by a version that did not tell
 
 
+def test_other_images_in_the_same_folder_are_refused(world: Path, tmp_path: Path) -> None:
+    labels = Path(shutil.copytree(world / "labels", tmp_path / "labels"))
+    given = UNTRAINED | {"target": None, "test_labels": labels, "runs": [("mine", make_model(tmp_path / "model"))]}
+    call(world, tmp_path / "out", **given)
+    before, file = stamps(tmp_path / "out"), sorted(labels.iterdir())[0]
+    Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    with pytest.raises(UserError, match=r"was begun with other arguments \(test labels content: "):
+        call(world, tmp_path / "out", **given)
+    assert stamps(tmp_path / "out") == before
+
+
 TAKEN = [("old", "{finished}/cut/seed0/run")]
 
 

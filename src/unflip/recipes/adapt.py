@@ -20,7 +20,7 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.recipes.adapt_page import adapt_page
 from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, TRANSLATED, Arm, Sets, arms, check, drawn, fine_tuning, folder_of
 from unflip.recipes.adapt_table import Outcome, answer, arms_csv, markdown, metrics, read, runs_csv
-from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
+from unflip.recipes.begun import absolute, classes_digest, digest, images_digest, is_fresh
 from unflip.recipes.evaluate import made
 from unflip.recipes.segmenter import BUDGET, UNET, crop, segmenter
 from unflip.report.page import write as write_page
@@ -121,7 +121,9 @@ def adapt(
     }
     arguments = {
         "translated": [f"{name}={absolute(folder)}" for name, folder in sets.translated.items()],
+        "translated_content": [f"{name}={images_digest(folder)}" for name, folder in sets.translated.items()],
         **{name: absolute(getattr(sets, name)) for name in Sets._fields[1:]},
+        **{f"{name}_content": images_digest(getattr(sets, name)) for name in Sets._fields[1:]},
         "classes": absolute(str(classes)),  # or a known set's name
         "classes_content": classes_digest(classes),
         "self_training": self_training,
