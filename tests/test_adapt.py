@@ -189,6 +189,15 @@ def resize(path: str) -> Callable[[Path], None]:
     return lambda root: Image.open(root / path).resize((24, 16)).save(root / path)
 
 
+def deep(path: str) -> Callable[[Path], None]:
+    return lambda root: Image.fromarray(np.zeros((32, 48), np.uint16)).save(root / path)
+
+
+def smaller_photos(root: Path) -> None:
+    for file in [*(root / "photos").iterdir(), *(root / "photo_labels").iterdir()]:
+        resize(str(file))(root)
+
+
 REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]]] = [
     ("none", lambda root: None, {"translated": {}}, ("no translations",)),
     ("a name", lambda root: None, {"translated": {"a b": Path("x")}}, ("another name is needed",)),
@@ -208,6 +217,11 @@ REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]
     ("many shots", lambda root: None, {"shots": [9]}, ("--shots 9", "8 target images")),
     ("seeds", lambda root: None, {"seeds": 0}, ("--seeds 0",)),
     ("size", lambda root: None, {"size": "33"}, ("smaller than the 33x33 crop",)),
+    ("no size", lambda root: None, {"size": "32 px"}, ("--size: not a size in pixels, '32 px'",)),
+    ("small targets", smaller_photos, {}, ("8 of 14 images are smaller than the 32x32 crop", "photos/000050.png (24x16)")),
+    ("deep targets", deep("photos/000052.png"), {}, ("1 of 8 images are not 8-bit gray or color", "photos/000052.png (uint16")),
+    ("deep translations", deep("semst/000002.png"), {}, ("1 of 6 images are not 8-bit gray or color", "semst/000002.png")),
+    ("deep tests", deep("test/000090.png"), {}, ("1 of 4 images are not 8-bit gray or color", "test/000090.png")),
     ("weights", lambda root: None, {"weights": "heavy"}, ("--weights",)),
     ("precision", lambda root: None, {"precision": "16"}, ("unknown precision '16'", "auto, 32 or bf16")),
     ("one missing", remove("semst/000003.png"), {}, ("1 of 6 images are not in", "semst", "share their labels")),

@@ -100,14 +100,14 @@ def segmenter(
     known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)
-    found = _entries(images, progress)
+    found = find_entries(images, progress)
     if test_images is None or test_labels is None:
         kept = _kept(found, images)
         parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
         say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
     else:
         test_images, test_labels = Path(test_images), Path(test_labels)
-        others = _entries(test_images, progress)
+        others = find_entries(test_images, progress)
         found = found if only is None else [found[i] for i in only]
         refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
@@ -178,16 +178,6 @@ def summary(reading: Reading) -> HeldOut:
 METRICS = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou}
 
 
-def _entries(images: Path, progress: bool) -> list[Entry]:
-    """The images of a folder (or list), all of a kind that segmenters read."""
-    found = find_entries(images, progress)
-    odd = [entry for entry in found if not entry.kind.common]
-    if odd:
-        what = f"{len(odd)} of {len(found)} images are not 8-bit gray or color, such as {odd[0].path} ({odd[0].kind})"
-        raise UserError(f"{what}; convert them, or leave them out")
-    return found
-
-
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
     return Part(entries, find_labels(entries, images, labels, classes, progress))
 
@@ -207,10 +197,10 @@ def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images
 
 
 def _unlabeled(folder: Path, unseen: Part, tests: str, resize: str, lesson: Lesson, progress: bool) -> Images:
-    found = _entries(folder, progress)
+    found = find_entries(folder, progress)
     refuse_common(found, unseen.images, "--unlabeled", tests)
     images = Images(found, resize, shared=False)
-    _refuse_small(images, lesson.size)
+    refuse_small(images, lesson.size)
     return images
 
 
@@ -242,7 +232,7 @@ def _lesson(images: Images, model: str, pupil: SegmenterModel | None, *, size: s
         lesson = Lesson.model_validate({**fields, **rate, "size": size or crop(images.sizes)})
     except ValidationError as error:
         raise UserError(f"--{problem(error)}") from None
-    _refuse_small(images, lesson.size)
+    refuse_small(images, lesson.size)
     return lesson
 
 
@@ -253,7 +243,8 @@ def crop(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return min(narrowest, LARGEST), min(lowest, LARGEST)
 
 
-def _refuse_small(images: Images, size: Size) -> None:
+def refuse_small(images: Images, size: Size) -> None:
+    """Raises ``UserError`` where some images, resized, are smaller than the crops."""
     small = [k for k, (width, height) in enumerate(images.sizes) if width < size.width or height < size.height]
     if small:
         narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))
