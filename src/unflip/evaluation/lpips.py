@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from unflip.data.folders import Entry
 from unflip.data.images import Array, read_rgb
 from unflip.data.transforms import to_network
 from unflip.errors import MissingExtra, UserError
@@ -18,6 +19,14 @@ from unflip.evaluation.features import channels_first, reason
 Backbone = Literal["alex", "vgg"]
 SMALLEST = 32
 """The least side of an image, in pixels."""
+
+
+def refuse_small(images: Sequence[Entry]) -> None:
+    """Raise ``UserError`` where one is too small for LPIPS."""
+    small = next((image for image in images if min(image.width, image.height) < SMALLEST), None)
+    if small is not None:
+        size = f"{small.width}x{small.height}"
+        raise UserError(f"LPIPS sees nothing in images smaller than {SMALLEST} pixels, {small.path} ({size}); go without LPIPS")
 
 
 class Lpips:
