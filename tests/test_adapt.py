@@ -316,6 +316,11 @@ def test_a_stop_keeps_what_is_there(world: Path, tmp_path: Path, monkeypatch: py
         with pytest.raises(Interrupted, match="the same command goes on") as caught:
             call(world, tmp_path / "out", seeds=1)
     assert caught.value.exit_code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "segmenter", stopped)
+        with pytest.raises(Interrupted, match="stopped; nothing is saved"):
+            call(world, tmp_path / "first", seeds=1, source=None)
+    assert not (tmp_path / "first").exists()
     trained = []
     monkeypatch.setattr(
         recipe, "segmenter", lambda images, *given, **more: trained.append(Path(images).name) or real(images, *given, **more)

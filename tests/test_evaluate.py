@@ -249,7 +249,7 @@ def test_what_would_end_it_late_is_found_before_the_reading(
     folders: tuple[str, ...],
     message: str,
 ) -> None:
-    monkeypatch.setattr(recipe, "judge", lambda *given: pytest.fail("read already"))
+    monkeypatch.setattr(recipe, "judge", lambda *given, **more: pytest.fail("read already"))
     monkeypatch.setattr(recipe, "Lpips", lambda device: None)
     kinds = {"target": "target", "real": "target", "real_labels": "target_labels", "labels": "labels", "source": "source"}
     kinds |= {"faithful": "faithful", "reference": "faithful", "clips": "faithful", "source_clips": "source"}

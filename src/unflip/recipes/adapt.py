@@ -159,9 +159,8 @@ def adapt(
                     arm, seed, sets, known, Path(classes), out, settings | {"device": device}, progress, say
                 )
             except Interrupted as stopped:
-                if number == 1:
-                    raise
-                raise Interrupted(f"stopped; the networks in {out} are kept: the same command goes on", stopped.exit_code) from None
+                kept = "nothing is saved" if first else f"the networks in {out} are kept: the same command goes on"
+                raise Interrupted(f"stopped; {kept}", stopped.exit_code) from None
             except UserError as problem:
                 if first:
                     raise

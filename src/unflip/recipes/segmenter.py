@@ -16,6 +16,7 @@ from unflip.data.folders import Entry
 from unflip.data.labels import Classes, Labels, Surveyed, read_classes
 from unflip.data.pairs import Images
 from unflip.data.resize import parse_resize
+from unflip.devices import enough_memory
 from unflip.engine.launch import launch, machine
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
@@ -87,7 +88,7 @@ def segmenter(
     Raises:
         UserError: something in the data or the call is wrong; found before training wherever possible. What goes wrong after it, as where
             a held-out image has vanished meanwhile, costs the reading, but not the network.
-        Interrupted: SIGINT or SIGTERM came while it learned; nothing is left.
+        Interrupted: SIGINT or SIGTERM came while it learned, and nothing is left; or while it was measured, and that is not known.
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
@@ -138,12 +139,13 @@ def segmenter(
 
                 def after(images_seen: int, news: str) -> None:
                     bar.show(images_seen, news)
-                    if stop.signal is not None:
-                        raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
+                    _stop(stop, f"stopped after {images_seen:,} images; nothing is saved")
 
                 balance = class_weights(seen.labels.pixels, lesson.weights)
                 more = None if extra is None else UnlabeledCrops(extra, lesson)
-                network = training_loop(network, crops, balance, lesson, fabric, after, more)
+                what = f"to learn from {lesson.batch} crops of {lesson.size} pixels at once"
+                with enough_memory(fabric.device, what, "use a smaller --batch or --size"):
+                    network = training_loop(network, crops, balance, lesson, fabric, after, more)
             config = SegmenterModelConfig(
                 network=network_config,
                 classes=known,
@@ -162,10 +164,20 @@ def segmenter(
             save_segmenter(out, config, network)  # before the reading, of which whatever fails must not cost the training
         reader = Reader(SegmenterModel(config, network, out), device=fabric.device)
         with Bar("reading held-out images", len(held_out), quiet=not progress) as bar:
-            truths = Labels(unseen.labels.entries, known, cache="none")
-            reading = read_all(reader, held_out, truths, bar.show)
+
+            def read(done: int) -> None:
+                bar.show(done)
+                _stop(stop, f"stopped while reading held-out images; the network is saved, {out}, but how well it reads is not known")
+
+            reading = read_all(reader, held_out, Labels(unseen.labels.entries, known, cache="none"), read)
         save_segmenter(out, config, network, summary(reading))
     return reading
+
+
+def _stop(stop: Stop, said: str) -> None:
+    """Raises ``Interrupted`` where that was asked for."""
+    if stop.signal is not None:
+        raise Interrupted(said, EXIT_CODES[stop.signal])
 
 
 def summary(reading: Reading) -> HeldOut:
