@@ -376,6 +376,8 @@ def iou(p: float) -> float:
 BASE = outcome("source only", [0.5, 0.5])
 OURS = outcome("cut", [0.6, 0.7], translates=True)
 CASES = [
+    ([outcome("source only", [0.5]), outcome("cut", [0.7], translates=True)], "Not for certain"),
+    ([outcome("source only", [0.5]), outcome("cut", [0.4], translates=True)], "Not for certain"),
     ([BASE, OURS], "Yes"),
     ([BASE, outcome("cut", [0.6, 0.5], translates=True)], "Not for certain"),
     ([BASE, outcome("cut", [0.4, 0.5], translates=True)], "No"),
@@ -398,7 +400,12 @@ def test_the_answer_takes_the_best_set_and_tells_the_gap() -> None:
     said = answer([BASE, OURS, other, top]).text
     closed = (iou(0.85) - iou(0.5)) / (iou(0.9) - iou(0.5))
     assert said.startswith("semst: mean IoU 73.9") and "+40.6" in said and f"this is {100 * closed:.1f}" in said
-    assert "One seed says nothing of chance" in answer([outcome("source only", [0.5]), outcome("cut", [0.6], translates=True)]).text
+    alone = answer([outcome("source only", [0.5]), outcome("cut", [0.6], translates=True), top])
+    assert alone.tone == "fair" and "over source only, of which this is" in alone.text
+    assert alone.text.endswith("One seed says nothing of chance; give more --seeds, in another --out.")
+    assert answer([OURS]).text.endswith("There is nothing to compare it with; give --source.")
+    failed = Outcome(BASE.arm, errors={0: "no luck"})
+    assert answer([failed, OURS]).text.endswith("There is nothing to compare it with; see what became of source only.")
 
 
 def test_the_table_has_what_can_be_told() -> None:

@@ -246,7 +246,9 @@ def test_the_verdict_says_what_the_seeds_can_tell() -> None:
         "Its Fréchet distance to the target is 1.45; that of the untranslated sources, 0.100."
     )
     assert "do not tell them apart" in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1, 0.21)]).text
-    assert "says nothing of chance" in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1)]).text
+    assert (
+        "says nothing of chance; give more --seeds, in another --out." in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1)]).text
+    )
     assert "no other" in verdict([sources, row("cut", 0.3, 0.2)]).text
     assert verdict([sources]).headline == "Not known"
 

@@ -73,7 +73,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     second = min(spread.mean for spread in others)
     text += f"; {percent(second)} by the next."
     if any(len(spread.values) == 1 for spread in [least, *others]):
-        text += " One run of a method says nothing of chance; give more --seeds."
+        text += " One run of a method says nothing of chance; give more --seeds, in another --out."
     elif least.high < min(spread.low for spread in others):
         text += " Its worst run is better than the best run of any other."
     else:
