@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.recipes import adapt as recipe
+from unflip.recipes import adapt_page
 from unflip.recipes import segmenter as training
 from unflip.recipes.adapt import Adaptation, adapt
 from unflip.recipes.adapt_plan import Arm, Sets, arms, drawn
 from unflip.recipes.adapt_table import Outcome, answer, columns, markdown
+from unflip.report import pictures
+from unflip.report.pictures import Picture
+from unflip.segmenterfolder import load_segmenter
 
 SEEDS = 2
 CLASSES = Classes.model_validate(streets.classes())
@@ -138,6 +143,28 @@ def test_the_page_shows_it(found: tuple[Adaptation, list[str]]) -> None:
     assert "Does it help?" in page and all(name in page for name in NAMES)
     assert page.count("data:image/png") >= 4 * (2 + len(NAMES))
     assert found[0].verdict.partition(":")[0] in page
+
+
+def test_the_page_has_one_network_in_memory_at_a_time(
+    found: tuple[Adaptation, list[str]], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of large pictures no more than is shown."""
+    loaded: list[Any] = []
+
+    def load(folder: Path) -> Any:
+        assert not any(each() for each in loaded)
+        model = load_segmenter(folder)
+        loaded.append(weakref.ref(model.network))
+        return model
+
+    monkeypatch.setattr(adapt_page, "load_segmenter", load)
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    sets = Sets({}, world / "labels", world / "test", world / "test_labels", None, None, None)
+    rows = adapt_page._pictures(found[0].outcomes, found[0].folder, sets, CLASSES)
+    assert len(loaded) == len(NAMES) and [row.title for row in rows] == [f"0000{90 + i}.png" for i in range(4)]
+    for row in rows:
+        assert [picture.caption for picture in row.pictures] == ["photo", "label", *NAMES]
+        assert all(isinstance(picture, Picture) and picture.size == (24, 16) for picture in row.pictures)
 
 
 def test_called_again_it_does_nothing_anew(found: tuple[Adaptation, list[str]], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from unflip.engine.trainer import Moment
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.reader import Reader
 from unflip.networks.segmenter import SegmenterConfig
-from unflip.recipes import apart, compare_plan
+from unflip.recipes import apart, compare_page, compare_plan
 from unflip.recipes import compare as recipe
 from unflip.recipes.apart import MEMORY, read_memory, train_apart
 from unflip.recipes.compare import Comparison, compare
@@ -44,7 +44,9 @@ from unflip.recipes.compare_plan import settings_of, translations
 from unflip.recipes.compare_table import UNTRANSLATED, Row, Trial, duration, gigabytes, training_time
 from unflip.recipes.shown import SHOWN, by_name
 from unflip.recipes.train import configure, train
+from unflip.report import pictures
 from unflip.report.numbers import SPACE, number, percent
+from unflip.report.pictures import Picture
 from unflip.runs import RunConfig, from_yaml
 from unflip.segmenterfolder import SegmenterModelConfig, load_segmenter, save_segmenter
 
@@ -224,6 +226,14 @@ def test_the_page_shows_the_same_images_by_all(world: Path, finished: Path) -> N
         translations = [read_rgb(finished / method / "seed0/translated" / name) for method in METHODS]
         expected = [read_rgb(world / "test" / name), labels, *translations]
         assert all((a == b).all() for a, b in zip(shown, expected, strict=True))
+
+
+def test_large_pictures_are_kept_as_the_page_shows_them(world: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    rows = [Row(method, (Trial(method, "seed0", finished / method / "seed0", {}, {}),)) for method in METHODS]
+    shown = compare_page._pictures(rows, world / "test", world / "labels", CLASSES)
+    assert len(shown) == SHOWN and all(len(row.pictures) == 4 for row in shown)
+    assert all(isinstance(picture, Picture) and picture.size == (24, 16) for row in shown for picture in row.pictures)
 
 
 def test_a_mean_of_matrices() -> None:

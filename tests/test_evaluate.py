@@ -20,6 +20,7 @@ from unflip.data.labels import IGNORED, Classes
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Counter
 from unflip.recipes import evaluate as recipe
+from unflip.report import pictures
 from unflip.segmenterfolder import HeldOut, Measured
 
 CLASSES = Classes.model_validate(streets.classes() | {"ignore": [7]})
@@ -294,3 +295,12 @@ def test_the_report_shows_the_worst_first(world: Path, tmp_path: Path, monkeypat
         assert (case.translation == np.asarray(Image.open(world / "swapped" / case.name))).all()
         counted = (case.label != 0).any(2)
         assert (case.label != case.reading).any(2)[counted].mean() == pytest.approx(case.flip_rate)
+
+
+def test_large_pictures_are_kept_as_the_page_shows_them(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many, and they wait for the page."""
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    found = unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "out", source=world / "source", progress=False)
+    for case in found.cases:
+        kept = [case.source, case.translation, case.label, case.reading, case.flips, *case.more.values()]
+        assert [each is not None and each.shape for each in kept] == [(16, 24, 3)] * 6

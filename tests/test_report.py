@@ -19,7 +19,7 @@ from unflip.report.curves import HEIGHT, WIDTH, Curves
 from unflip.report.evaluation import Case, evaluation_page
 from unflip.report.numbers import Amount, number, percent, signed_percent, trimmed
 from unflip.report.page import Page, write
-from unflip.report.pictures import COLORS, LARGEST, Comparison, Picture, Row, encode
+from unflip.report.pictures import COLORS, LARGEST, Comparison, Picture, Row, encode, shrunk
 from unflip.report.verdict import top_flips, unjudged, verdict
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -215,6 +215,10 @@ def test_pictures_too_large_to_send_are_reduced() -> None:
     kind, back = decoded(labels)
     assert kind == "png" and back.shape == (10, LARGEST, 3)
     assert {tuple(color) for color in back.reshape(-1, 3).tolist()} == {tuple(color) for color in colors.tolist()}
+    for pixels in (photo(500, 2 * LARGEST), labels):
+        kept = shrunk(pixels)
+        assert max(kept.shape) == LARGEST and encode(kept) == encode(pixels), "the page is the same"
+    assert shrunk(colors[None]).tolist() == colors[None].tolist()
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])

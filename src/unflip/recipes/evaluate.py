@@ -39,6 +39,7 @@ from unflip.inference.trust import trust_map
 from unflip.progress import Bar
 from unflip.report.evaluation import Case, evaluation_page
 from unflip.report.page import write as write_page
+from unflip.report.pictures import shrunk
 from unflip.segmenterfolder import load_segmenter
 
 SHOWN = 24
@@ -294,16 +295,17 @@ def _cases(found: Labeled, reader: Reader, reading: Reading, sources: list[Path]
         image, labels = read_rgb(found.images[i].path), found.ids(i)
         read = reader(image)
         source = read_rgb(sources[i]) if sources else None
+        more = {} if source is None else {"trust map, made without labels": doubted(image, trust_map(source, image))}
         cases.append(
             Case(
                 name=found.names[i].as_posix(),
                 flip_rate=reading.flipped[i],
-                source=source,
-                translation=image,
-                label=colored(labels, reader.classes),
-                reading=colored(read, reader.classes),
-                flips=flips(image, labels, read, reader.classes),
-                more={} if source is None else {"trust map, made without labels": doubted(image, trust_map(source, image))},
+                source=None if source is None else shrunk(source),
+                translation=shrunk(image),
+                label=shrunk(colored(labels, reader.classes)),
+                reading=shrunk(colored(read, reader.classes)),
+                flips=shrunk(flips(image, labels, read, reader.classes)),
+                more={caption: shrunk(picture) for caption, picture in more.items()},
             )
         )
     return cases
