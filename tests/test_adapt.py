@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading
 from unflip.networks.segmenter import SegmenterConfig
 from unflip.recipes import adapt as recipe
+from unflip.recipes import adapt_page
 from unflip.recipes import segmenter as training
 from unflip.recipes.adapt import Adaptation, adapt
 from unflip.recipes.adapt_plan import Arm, Sets, arms, drawn
 from unflip.recipes.adapt_table import Outcome, answer, columns, markdown
+from unflip.report import pictures
+from unflip.report.pictures import Picture
+from unflip.segmenterfolder import load_segmenter
 
 SEEDS = 2
 CLASSES = Classes.model_validate(streets.classes())
@@ -139,6 +145,28 @@ def test_the_page_shows_it(found: tuple[Adaptation, list[str]]) -> None:
     assert found[0].verdict.partition(":")[0] in page
 
 
+def test_the_page_has_one_network_in_memory_at_a_time(
+    found: tuple[Adaptation, list[str]], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of large pictures no more than is shown."""
+    loaded: list[Any] = []
+
+    def load(folder: Path) -> Any:
+        assert not any(each() for each in loaded)
+        model = load_segmenter(folder)
+        loaded.append(weakref.ref(model.network))
+        return model
+
+    monkeypatch.setattr(adapt_page, "load_segmenter", load)
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    sets = Sets({}, world / "labels", world / "test", world / "test_labels", None, None, None)
+    rows = adapt_page._pictures(found[0].outcomes, found[0].folder, sets, CLASSES)
+    assert len(loaded) == len(NAMES) and [row.title for row in rows] == [f"0000{90 + i}.png" for i in range(4)]
+    for row in rows:
+        assert [picture.caption for picture in row.pictures] == ["photo", "label", *NAMES]
+        assert all(isinstance(picture, Picture) and picture.size == (24, 16) for picture in row.pictures)
+
+
 def test_called_again_it_does_nothing_anew(found: tuple[Adaptation, list[str]], world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "segmenter", lambda *args, **given: pytest.fail("trained again"))
     again = call(world, found[0].folder, self_training=True, shots=[2, 4])
@@ -156,6 +184,22 @@ def test_other_classes_in_the_same_file_are_refused(found: tuple[Adaptation, lis
     assert tree(found[0].folder) == before
 
 
+@pytest.mark.parametrize(
+    ("file", "said"), [("photo_labels/000051.png", "target labels content: "), ("cut/000003.png", "translated content: ")]
+)
+def test_other_images_in_the_same_folder_are_refused(
+    file: str, said: str, found: tuple[Adaptation, list[str]], world: Path, tmp_path: Path
+) -> None:
+    """What is there was trained on those of before."""
+    before, kept = tree(found[0].folder), Path(shutil.copy2(world / file, tmp_path))
+    Image.open(kept).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(world / file)
+    try:
+        refused(lambda: call(world, found[0].folder, self_training=True, shots=[2, 4]), "was begun with other arguments", said)
+    finally:
+        shutil.copy2(kept, world / file)
+    assert tree(found[0].folder) == before
+
+
 def test_other_arguments_are_refused(found: tuple[Adaptation, list[str]], world: Path) -> None:
     before = tree(found[0].folder)
     line = refused(lambda: call(world, found[0].folder, shots=[2, 4]), "was begun with other arguments", "self training")
@@ -170,6 +214,15 @@ def remove(path: str) -> Callable[[Path], None]:
 
 def resize(path: str) -> Callable[[Path], None]:
     return lambda root: Image.open(root / path).resize((24, 16)).save(root / path)
+
+
+def deep(path: str) -> Callable[[Path], None]:
+    return lambda root: Image.fromarray(np.zeros((32, 48), np.uint16)).save(root / path)
+
+
+def smaller_photos(root: Path) -> None:
+    for file in [*(root / "photos").iterdir(), *(root / "photo_labels").iterdir()]:
+        resize(str(file))(root)
 
 
 REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]]] = [
@@ -191,6 +244,11 @@ REFUSALS: list[tuple[str, Callable[[Path], Any], dict[str, Any], tuple[str, ...]
     ("many shots", lambda root: None, {"shots": [9]}, ("--shots 9", "8 target images")),
     ("seeds", lambda root: None, {"seeds": 0}, ("--seeds 0",)),
     ("size", lambda root: None, {"size": "33"}, ("smaller than the 33x33 crop",)),
+    ("no size", lambda root: None, {"size": "32 px"}, ("--size: not a size in pixels, '32 px'",)),
+    ("small targets", smaller_photos, {}, ("8 of 14 images are smaller than the 32x32 crop", "photos/000050.png (24x16)")),
+    ("deep targets", deep("photos/000052.png"), {}, ("1 of 8 images are not 8-bit gray or color", "photos/000052.png (uint16")),
+    ("deep translations", deep("semst/000002.png"), {}, ("1 of 6 images are not 8-bit gray or color", "semst/000002.png")),
+    ("deep tests", deep("test/000090.png"), {}, ("1 of 4 images are not 8-bit gray or color", "test/000090.png")),
     ("weights", lambda root: None, {"weights": "heavy"}, ("--weights",)),
     ("precision", lambda root: None, {"precision": "16"}, ("unknown precision '16'", "auto, 32 or bf16")),
     ("one missing", remove("semst/000003.png"), {}, ("1 of 6 images are not in", "semst", "share their labels")),
@@ -285,6 +343,11 @@ def test_a_stop_keeps_what_is_there(world: Path, tmp_path: Path, monkeypatch: py
         with pytest.raises(Interrupted, match="the same command goes on") as caught:
             call(world, tmp_path / "out", seeds=1)
     assert caught.value.exit_code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "segmenter", stopped)
+        with pytest.raises(Interrupted, match="stopped; nothing is saved"):
+            call(world, tmp_path / "first", seeds=1, source=None)
+    assert not (tmp_path / "first").exists()
     trained = []
     monkeypatch.setattr(
         recipe, "segmenter", lambda images, *given, **more: trained.append(Path(images).name) or real(images, *given, **more)
@@ -340,6 +403,8 @@ def iou(p: float) -> float:
 BASE = outcome("source only", [0.5, 0.5])
 OURS = outcome("cut", [0.6, 0.7], translates=True)
 CASES = [
+    ([outcome("source only", [0.5]), outcome("cut", [0.7], translates=True)], "Not for certain"),
+    ([outcome("source only", [0.5]), outcome("cut", [0.4], translates=True)], "Not for certain"),
     ([BASE, OURS], "Yes"),
     ([BASE, outcome("cut", [0.6, 0.5], translates=True)], "Not for certain"),
     ([BASE, outcome("cut", [0.4, 0.5], translates=True)], "No"),
@@ -362,7 +427,12 @@ def test_the_answer_takes_the_best_set_and_tells_the_gap() -> None:
     said = answer([BASE, OURS, other, top]).text
     closed = (iou(0.85) - iou(0.5)) / (iou(0.9) - iou(0.5))
     assert said.startswith("semst: mean IoU 73.9") and "+40.6" in said and f"this is {100 * closed:.1f}" in said
-    assert "One seed says nothing of chance" in answer([outcome("source only", [0.5]), outcome("cut", [0.6], translates=True)]).text
+    alone = answer([outcome("source only", [0.5]), outcome("cut", [0.6], translates=True), top])
+    assert alone.tone == "fair" and "over source only, of which this is" in alone.text
+    assert alone.text.endswith("One seed says nothing of chance; give more --seeds, in another --out.")
+    assert answer([OURS]).text.endswith("There is nothing to compare it with; give --source.")
+    failed = Outcome(BASE.arm, errors={0: "no luck"})
+    assert answer([failed, OURS]).text.endswith("There is nothing to compare it with; see what became of source only.")
 
 
 def test_the_table_has_what_can_be_told() -> None:

@@ -202,6 +202,10 @@ def test_files_are_described(tmp_path: Path) -> None:
     assert files.ratios == (pytest.approx(64 / 48), pytest.approx(300 / 200))
     assert files.kinds == {"in color": 4, "gray": 1} and files.odd == [str(tmp_path / "4.png")] and not files.drawn
     names = [str(tmp_path / f"{i}.png") for i in range(5)]
+    save(tmp_path / "5.png", np.zeros((48, 64, 3), np.uint8))
+    save(tmp_path / "6.png", photo(4).mean(2).astype(np.uint8))
+    more = describe(tmp_path, take_inventory(find_images(tmp_path)))
+    assert list(more.kinds.values()) == [4, 2, 1] and more.odd == [names[4], str(tmp_path / "5.png")], "one of each kind, in their order"
     assert files.copies == Copies(1, [(names[2], names[0])], 1, [(names[3], names[0])])
 
 
@@ -555,6 +559,10 @@ def advised(level: str = "matched", both: Copies = NONE, read: dict[str, str] | 
         (
             {"kinds": {"in color": 97, "gray": 3}, "odd": ["here/x.png"]},
             "3 of 100 source images are gray, most are in color (such as here/x.png)",
+        ),
+        (
+            {"kinds": {"in color": 96, "gray": 3, "of few flat colors, as label maps are": 1}, "odd": ["here/x.png", "here/y.png"]},
+            "1 of 100 source images are of few flat colors, as label maps are, most are in color (such as here/y.png)",
         ),
         ({"copies": Copies(4, [("b", "a")], 0, [])}, "4 source images are copies of others (such as b of a)"),
         ({"both": Copies(5, [("a", "b")], 0, [])}, "5 source images are in the target, too, such as a"),

@@ -35,7 +35,7 @@ from unflip.engine.trainer import Moment
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.reader import Reader
 from unflip.networks.segmenter import SegmenterConfig
-from unflip.recipes import apart, compare_plan
+from unflip.recipes import apart, compare_page, compare_plan
 from unflip.recipes import compare as recipe
 from unflip.recipes.apart import MEMORY, read_memory, train_apart
 from unflip.recipes.compare import Comparison, compare
@@ -44,7 +44,9 @@ from unflip.recipes.compare_plan import settings_of, translations
 from unflip.recipes.compare_table import UNTRANSLATED, Row, Trial, duration, gigabytes, training_time
 from unflip.recipes.shown import SHOWN, by_name
 from unflip.recipes.train import configure, train
+from unflip.report import pictures
 from unflip.report.numbers import SPACE, number, percent
+from unflip.report.pictures import Picture
 from unflip.runs import RunConfig, from_yaml
 from unflip.segmenterfolder import SegmenterModelConfig, load_segmenter, save_segmenter
 
@@ -226,6 +228,14 @@ def test_the_page_shows_the_same_images_by_all(world: Path, finished: Path) -> N
         assert all((a == b).all() for a, b in zip(shown, expected, strict=True))
 
 
+def test_large_pictures_are_kept_as_the_page_shows_them(world: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    rows = [Row(method, (Trial(method, "seed0", finished / method / "seed0", {}, {}),)) for method in METHODS]
+    shown = compare_page._pictures(rows, world / "test", world / "labels", CLASSES)
+    assert len(shown) == SHOWN and all(len(row.pictures) == 4 for row in shown)
+    assert all(isinstance(picture, Picture) and picture.size == (24, 16) for row in shown for picture in row.pictures)
+
+
 def test_a_mean_of_matrices() -> None:
     a = [[0.5, 0.25, None], None, [0.0, 0.0, 1.0]]
     b = [[0.25, 0.75, None], None, [0.5, 0.0, 0.5]]
@@ -246,7 +256,9 @@ def test_the_verdict_says_what_the_seeds_can_tell() -> None:
         "Its Fréchet distance to the target is 1.45; that of the untranslated sources, 0.100."
     )
     assert "do not tell them apart" in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1, 0.21)]).text
-    assert "says nothing of chance" in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1)]).text
+    assert (
+        "says nothing of chance; give more --seeds, in another --out." in verdict([sources, row("cut", 0.3, 0.2), row("srunit", 0.1)]).text
+    )
     assert "no other" in verdict([sources, row("cut", 0.3, 0.2)]).text
     assert verdict([sources]).headline == "Not known"
 
@@ -431,6 +443,17 @@ def test_other_classes_in_the_same_file_are_refused(world: Path, tmp_path: Path)
     del arguments["arguments"]["classes_content"]
     (tmp_path / "out/compare.json").write_text(json.dumps(arguments))
     call(world, tmp_path / "out", **given)  # begun by a version that did not tell
+
+
+def test_other_images_in_the_same_folder_are_refused(world: Path, tmp_path: Path) -> None:
+    labels = Path(shutil.copytree(world / "labels", tmp_path / "labels"))
+    given = UNTRAINED | {"target": None, "test_labels": labels, "runs": [("mine", make_model(tmp_path / "model"))]}
+    call(world, tmp_path / "out", **given)
+    before, file = stamps(tmp_path / "out"), sorted(labels.iterdir())[0]
+    Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    with pytest.raises(UserError, match=r"was begun with other arguments \(test labels content: "):
+        call(world, tmp_path / "out", **given)
+    assert stamps(tmp_path / "out") == before
 
 
 TAKEN = [("old", "{finished}/cut/seed0/run")]

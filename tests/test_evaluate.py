@@ -20,6 +20,7 @@ from unflip.data.labels import IGNORED, Classes
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Counter
 from unflip.recipes import evaluate as recipe
+from unflip.report import pictures
 from unflip.segmenterfolder import HeldOut, Measured
 
 CLASSES = Classes.model_validate(streets.classes() | {"ignore": [7]})
@@ -216,6 +217,57 @@ def test_bad_input_is_one_line(world: Path, tmp_path: Path, cli: Callable[..., A
     assert not (tmp_path / "out").exists() and sorted(world.rglob("*")) == before
 
 
+def smaller(path: Path) -> None:
+    Image.open(path).crop((0, 0, 40, 24)).save(path)
+
+
+def deep(path: Path) -> None:
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(path)
+
+
+def damaged(path: Path) -> None:
+    """In its middle, where neither its header nor its end tells of it."""
+    image = bytearray(path.read_bytes())
+    image[len(image) // 2 : -20] = b"\xff" * (len(image) - len(image) // 2 - 20)
+    path.write_bytes(image)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "folders", "message"),
+    [
+        (smaller, ("faithful", "labels", "source"), "LPIPS sees nothing in images smaller than 32 pixels, .*000005.png .40x24."),
+        *((deep, (folder,), "1 of .* images are not 8-bit gray or color, such as") for folder in ("faithful", "source", "target")),
+        *((damaged, (folder,), "broken or truncated image") for folder in ("faithful", "source", "reference", "target", "real")),
+        (deep, ("real",), "1 of .* images are not 8-bit gray or color, such as"),
+        (Path.unlink, ("clips",), "differ in the number of frames"),
+    ],
+)
+def test_what_would_end_it_late_is_found_before_the_reading(
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], None],
+    folders: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(recipe, "judge", lambda *given, **more: pytest.fail("read already"))
+    monkeypatch.setattr(recipe, "Lpips", lambda device: None)
+    kinds = {"target": "target", "real": "target", "real_labels": "target_labels", "labels": "labels", "source": "source"}
+    kinds |= {"faithful": "faithful", "reference": "faithful", "clips": "faithful", "source_clips": "source"}
+    places = {name: Path(shutil.copytree(world / kind, tmp_path / name)) for name, kind in kinds.items()}
+    for folder in folders:
+        file = sorted(places[folder].iterdir())[5]
+        spoil(file)
+    given: dict[str, Any] = {"lpips": True, "clips": places["clips"], "source_clips": places["source_clips"], "target": places["target"]}
+    given |= {"source": places["source"], "reference": places["reference"], "progress": False}
+    given |= {"real_images": places["real"], "real_labels": places["real_labels"]}
+    if spoil is smaller:
+        del given["reference"]
+    with pytest.raises(UserError, match=message):
+        unflip.evaluate(places["faithful"], places["labels"], "colors", tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sizes_that_differ(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     for path in (world / "faithful").glob("*.png"):
         (tmp_path / "small").mkdir(exist_ok=True)
@@ -243,3 +295,12 @@ def test_the_report_shows_the_worst_first(world: Path, tmp_path: Path, monkeypat
         assert (case.translation == np.asarray(Image.open(world / "swapped" / case.name))).all()
         counted = (case.label != 0).any(2)
         assert (case.label != case.reading).any(2)[counted].mean() == pytest.approx(case.flip_rate)
+
+
+def test_large_pictures_are_kept_as_the_page_shows_them(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many, and they wait for the page."""
+    monkeypatch.setattr(pictures, "LARGEST", 24)
+    found = unflip.evaluate(world / "swapped", world / "labels", "colors", tmp_path / "out", source=world / "source", progress=False)
+    for case in found.cases:
+        kept = [case.source, case.translation, case.label, case.reading, case.flips, *case.more.values()]
+        assert [each is not None and each.shape for each in kept] == [(16, 24, 3)] * 6

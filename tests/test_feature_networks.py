@@ -398,6 +398,14 @@ def test_lpips_layer_by_layer(lpips: Lpips, alexnet: nn.Module, tmp_path: Path) 
     assert np.isfinite(lpips(WIDE[:32, :32], TALL[:32, :32]))
 
 
+def test_lpips_that_a_device_has_no_memory_for(lpips: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(lpips.metric.net, "forward", full)
+    refused(lambda: lpips(WIDE, WIDE), "not enough memory on cpu for LPIPS of 72x40 pixels; go without LPIPS")
+
+
 def test_lpips_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(url: str, **options: Any) -> Any:
         assert options["weights_only"] and options["check_hash"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import ColorReader, color_segmenter, held_out
+from helpers import ColorReader, color_segmenter, held_out, refused
 from unflip.data.images import prepare
 from unflip.data.labels import IGNORED, Classes
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Counter, pixel_accuracy
+from unflip.evaluation.features import feature_network
 from unflip.evaluation.judge import features_of, judge
 from unflip.evaluation.labeled import find_labeled, same_names
 from unflip.evaluation.pictures import colored, flips
@@ -70,6 +72,18 @@ def test_an_image_is_resized_as_in_training_and_its_answer_back() -> None:
     assert reading.shape == (8, 12)
     image, labels = scene(3)
     assert (Reader(model)(image) == labels)[labels != IGNORED].mean() > 0.6  # but for the borders of the squares
+
+
+def test_what_a_device_has_no_memory_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(network: ColorReader, x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    model = color_segmenter(CLASSES)
+    reader, features = Reader(model), feature_network("segmenter", model)
+    monkeypatch.setattr(ColorReader, "forward", full)
+    refused(lambda: reader(scene()[0]), "not enough memory on cpu for the segmenter to read 12x8 pixels; give smaller images")
+    features = replace(features, network=model.network)
+    refused(lambda: features(scene()[0]), "not enough memory on cpu for the features (segmenter) of", "12x8 pixels; give smaller images")
 
 
 def test_judge_counts_every_image_once() -> None:

@@ -19,7 +19,7 @@ from unflip.report.curves import HEIGHT, WIDTH, Curves
 from unflip.report.evaluation import Case, evaluation_page
 from unflip.report.numbers import Amount, number, percent, signed_percent, trimmed
 from unflip.report.page import Page, write
-from unflip.report.pictures import COLORS, LARGEST, Comparison, Picture, Row, encode
+from unflip.report.pictures import COLORS, LARGEST, Comparison, Picture, Row, encode, shrunk
 from unflip.report.verdict import top_flips, unjudged, verdict
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -215,6 +215,10 @@ def test_pictures_too_large_to_send_are_reduced() -> None:
     kind, back = decoded(labels)
     assert kind == "png" and back.shape == (10, LARGEST, 3)
     assert {tuple(color) for color in back.reshape(-1, 3).tolist()} == {tuple(color) for color in colors.tolist()}
+    for pixels in (photo(500, 2 * LARGEST), labels):
+        kept = shrunk(pixels)
+        assert max(kept.shape) == LARGEST and encode(kept) == encode(pixels), "the page is the same"
+    assert shrunk(colors[None]).tolist() == colors[None].tolist()
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
@@ -368,7 +372,8 @@ def test_classes_that_do_not_occur() -> None:
     given["flips"]["confusion"][2] = given["flips"]["matrix"][2] = None
     given["flips"]["real"][0] = given["flips"]["matrix"][0] = [None] * 4
     said = verdict(given).text
-    assert said.startswith("8.00\xa0% of the pixels of classes that real images show (") and "show are 75.0\xa0% of all pixels." in said
+    assert said.startswith("8.00\xa0% of the pixels of classes that real images show (")
+    assert "show are 75.0\xa0% of the labeled pixels." in said
     assert unjudged(given) == ["class0"], "class2 is in no translation, so nothing of it could have flipped"
     assert not {"class0", "class2"} & {flip.source for flip in top_flips(given)}
     assert unjudged(metrics(4, real=False)) == []
@@ -384,8 +389,8 @@ def test_classes_that_do_not_occur() -> None:
         (figure(0.004), False, "good", "No, nothing"),
         (figure(-0.02), False, "good", "No, nothing"),
         (figure(-0.02), True, "fair", "A little: class0 reads as class1"),  # what is read better elsewhere hides it in the rate
-        (None, True, "plain", "Not known: 12.3\xa0% of all pixels"),
-        (figure(None), True, "plain", "Not known: 12.3\xa0% of all pixels"),
+        (None, True, "plain", "Not known: 12.3\xa0% of the labeled pixels"),
+        (figure(None), True, "plain", "Not known: 12.3\xa0% of the labeled pixels"),
     ],
 )
 def test_verdicts(excess: dict[str, Any] | None, flips: bool, tone: str, says: str) -> None:
@@ -422,7 +427,7 @@ def test_an_evaluation(tmp_path: Path) -> None:
     )
     _, parsed = written(page, tmp_path)
     in_order = (
-        "Did anything flip? Yes: class0 reads as class1 8.00 % of all pixels (7.20 to 8.80 %)",
+        "Did anything flip? Yes: class0 reads as class1 8.00 % of the labeled pixels (7.20 to 8.80 %)",
         "few target images",
         "Excess flip rate 8.00 % 7.20 to 8.80 %, n = 144",
         "the segmenter on real images: 81.2 %",
@@ -449,6 +454,7 @@ def test_an_evaluation(tmp_path: Path) -> None:
     places = [parsed.text.find(part) for part in in_order]
     assert -1 not in places, [part for part, place in zip(in_order, places, strict=True) if place == -1]
     assert places == sorted(places)
+    assert "of all pixels" not in parsed.text and parsed.text.count("of the labeled pixels") > 1, "label maps can leave pixels out"
     assert parsed.count("svg") == 2, "no curve of what was not measured"
     assert parsed.count("input") == len(cases) and parsed.count("img") == 6 * len(cases)
     assert parsed.count("figure", "matrix") == 3

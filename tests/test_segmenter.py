@@ -338,6 +338,17 @@ def test_a_loss_that_is_no_number_is_one_line(data: tuple[Path, Path, Path], tmp
     assert not (tmp_path / "new").exists()
 
 
+def test_crops_that_the_device_has_no_memory_for_are_one_line(
+    data: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(training, "weighted_cross_entropy", full)
+    refused(lambda: quick(data, tmp_path / "out"), "not enough memory on cpu to learn from 4 crops of 32x32 pixels", "a smaller --batch or")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_it_leaves_nothing(
@@ -353,6 +364,25 @@ def test_stopped_it_leaves_nothing(
     with pytest.raises(Interrupted, match="stopped after 4 images; nothing is saved") as caught:
         quick(data, tmp_path / "out")
     assert caught.value.exit_code == code and not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("image", "number", "code"), [(1, signal.SIGINT, 130), (2, signal.SIGTERM, 143)], ids=["first", "last"])
+def test_stopped_while_it_reads_it_leaves_the_network(
+    image: int, number: int, code: int, data: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not go on as if nobody had asked, as an adaptation would with its next network."""
+    read, asked = Reader.__call__, iter(range(1, 9))
+
+    def stopped(reader: Reader, rgb: np.ndarray) -> np.ndarray:
+        if next(asked) == image:
+            os.kill(os.getpid(), number)
+        return read(reader, rgb)
+
+    monkeypatch.setattr(Reader, "__call__", stopped)
+    with pytest.raises(Interrupted, match=r"stopped while reading held-out images; the network is saved, .*out, but") as caught:
+        quick(data, tmp_path / "out")
+    assert caught.value.exit_code == code and load_segmenter(tmp_path / "out").held_out is None
 
 
 # --- the verb

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ import unflip
 from helpers import refused
 from unflip.data import streets
 from unflip.errors import UserError
-from unflip.files import disk_errors, refuse_unwritable, whole_folder
+from unflip.files import disk_errors, refuse_unwritable, undone_on_failure, whole_folder
 from unflip.report.blocks import Text
 from unflip.report.page import Page, write
 
@@ -68,6 +70,47 @@ def test_a_folder_that_cannot_be_replaced_is_filled(tmp_path: Path, monkeypatch:
         (temporary / "config.json").write_text("new")
         raise ValueError("broken")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name for name in ("config.json", "model.safetensors")}
+
+
+def test_a_link_to_a_folder_is_filled_again_and_again(tmp_path: Path) -> None:
+    """As a segmenter's is: before its reading, and after it."""
+    link, there = tmp_path / "link", tmp_path / "there"
+    there.mkdir()
+    link.symlink_to(there)
+    for text in ("first", "second"):
+        with whole_folder(link) as temporary:
+            (temporary / "config.json").write_text(text)
+        assert link.is_symlink() and (there / "config.json").read_text() == text
+    (tmp_path / ".there.old").symlink_to(tmp_path)  # whatever it is of
+    with whole_folder(there) as temporary:
+        (temporary / "config.json").write_text("third")
+    assert (there / "config.json").read_text() == "third" and sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
+
+
+def test_what_others_put_beside_a_folder_meanwhile_stays(tmp_path: Path) -> None:
+    """Both were begun when the folder that they have in common was not there."""
+    with pytest.raises(UserError, match="stopped"), undone_on_failure(tmp_path / "models/a/deep"):
+        (tmp_path / "models/a/deep/half").mkdir()
+        (tmp_path / "models/b").mkdir()
+        (tmp_path / "models/b/config.json").write_text("whole")
+        raise UserError("stopped")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["models", "models/b", "models/b/config.json"]
+    with pytest.raises(UserError, match="stopped"), undone_on_failure(tmp_path / "alone/a"):
+        raise UserError("stopped")
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_look_whether_a_folder_can_be_written_takes_nothing_of_others_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = tempfile.TemporaryFile
+
+    def meanwhile(**given: Any) -> Any:
+        (tmp_path / "models/b").mkdir()
+        (tmp_path / "models/a/mine").write_text("of another process with the same --out")
+        return look(**given)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", meanwhile)
+    refuse_unwritable(tmp_path / "models/a")
+    assert (tmp_path / "models/b").is_dir() and (tmp_path / "models/a/mine").is_file()
 
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_clips_are_folders_or_videos(tmp_path: Path) -> None:
     assert list(found) == ["b", "sub/a"]
     assert [file.name for file in found["b"].files] == [f"{i}.png" for i in range(11)], "2 before 10"
     assert all((a == b).all() for a, b in zip(found["b"].frames(), moving(11), strict=True))
+    (alone,) = find_clips(tmp_path / "frames/sub/a")
+    assert alone.name == "a" and len(alone.files) == 3, "the folder is the clip, and gives it its name"
     pytest.importorskip("av")
     from test_video import write
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +15,10 @@ from unflip.heap import kept
 
 sharing = 1
 """How many processes like this one compute on this machine. A pool's workers set it."""
+
+
+class NoMemory(UserError):
+    """A device has too little memory for something, as it may have enough for something smaller."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -33,6 +38,15 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "bf16" and not supported:
         raise UserError(f"precision bf16: {device.type} here does not compute in bfloat16; use --precision 32")
     return "bf16" if supported and precision != "32" else "32"
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device, what: str, advice: str) -> Iterator[None]:
+    """Turn what a device raises that has no memory for ``what`` into one line with ``advice``."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NoMemory(f"not enough memory on {device} {what}; {advice}") from error
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,9 +65,8 @@ def undone_on_failure(folder: Path) -> Iterator[None]:
     except Busy:  # it is another's
         raise
     except BaseException:
-        if there == folder:
-            for child in folder.iterdir():
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+        for child in folder.glob("*"):
+            shutil.rmtree(child, ignore_errors=True) if child.is_dir() else child.unlink()
         _unmake(folder, there)
         raise
 
@@ -78,9 +77,14 @@ def _nearest(folder: Path) -> Path:
 
 
 def _unmake(folder: Path, there: Path) -> None:
-    """Take away ``folder`` and those of its parents that were made for it, below ``there``, which was there before."""
-    if there != folder:
-        shutil.rmtree(there / folder.relative_to(there).parts[0], ignore_errors=True)
+    """Take away ``folder`` and those of its parents that were made for it, below ``there``, which was there before.
+
+    Only while they are empty: what others have put there meanwhile is theirs.
+    """
+    made = [path for path in (folder, *folder.parents) if path != there and path.is_relative_to(there)]
+    with suppress(OSError):
+        for path in made:
+            path.rmdir()
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -151,7 +155,11 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which takes the place of ``folder`` when all of it is on the disk, and vanishes if anything fails."""
+    """A temporary folder to fill, which takes the place of ``folder`` when all of it is on the disk, and vanishes if anything fails.
+
+    Of a link to a folder it is that folder whose place is taken, and the link stays.
+    """
+    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     # a container's volume, or a folder in another's, stays where it is, and takes its files one by one
     stays = folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK))
     beside = folder / "new" if stays else folder
@@ -160,7 +168,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if replaced.exists() and not folder.exists():  # killed between the two renames below
             os.replace(replaced, folder)
         for left in (temporary, replaced):
-            shutil.rmtree(left, ignore_errors=True)
+            left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from unflip.data.folders import find_files, relative_names
+from unflip.data.folders import find_files, relative_names, root
 from unflip.data.formats import is_shard, is_video
 from unflip.data.images import Array, read_rgb
 from unflip.data.videos import frames, look, need_av, upright
@@ -47,6 +47,8 @@ def find_clips(where: Path) -> list[Clip]:
         if of_this and (is_video(file.name) or is_video(of_this[0].name)):
             raise UserError(f"two clips of one name, {of_this[0]} and {file}; rename one of them")
         of_this.append(file)
+    if list(found) == ["."]:  # the folder is the clip
+        found = {root(files, where).resolve().name: files}
     return [Clip(name, files) for name, files in found.items()]
 
 

@@ -70,9 +70,9 @@ def _about_files(side: str, files: Files) -> list[str]:
     if files.bad:
         what = f"{len(files.bad)} of {files.images + len(files.bad)} {side} images cannot be used"
         lines.append(f"{what}: replace or remove them before training, which would go on without them")
-    for kind, count in list(files.kinds.items())[1:]:
+    for (kind, count), example in zip(list(files.kinds.items())[1:], files.odd, strict=True):
         what = f"{count} of {files.images} {side} images are {kind}, most are {next(iter(files.kinds))}"
-        lines.append(f"{what} (such as {files.odd[0]}): leave one kind only, unless both are meant")
+        lines.append(f"{what} (such as {example}): leave one kind only, unless both are meant")
     if files.copies.exact:
         image, other = files.copies.exact_examples[0]
         lines.append(f"{files.copies.exact} {side} images are copies of others (such as {image} of {other}): remove them, they count twice")

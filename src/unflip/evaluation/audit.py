@@ -56,7 +56,7 @@ class Files:
     kinds: dict[str, int]
     """How many there are of each of :data:`unflip.data.inventory.KINDS`, by its words; the most frequent first."""
     odd: list[str]
-    """Examples of images of another kind than most."""
+    """The first image of each kind but the most frequent, in their order."""
     copies: Copies
 
     @property
@@ -136,7 +136,7 @@ def describe(where: Path, found: Inventory) -> Files:
         ratios=(min(ratios), max(ratios)),
         small=sum(side < CROP for side in shorter),
         kinds={KINDS[kind]: number for kind, number in kinds},
-        odd=[name for name, seen in zip(names, found.seen, strict=True) if seen.kind != kinds[0][0]][:EXAMPLES],
+        odd=[next(name for name, seen in zip(names, found.seen, strict=True) if seen.kind == kind) for kind, _ in kinds[1:]],
         copies=_copies(exact, near, {place for copy in exact for place in (copy.image, copy.of)}, names, names),
     )
 

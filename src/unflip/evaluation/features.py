@@ -31,6 +31,7 @@ from torch import Tensor
 from unflip.config import unknown
 from unflip.data.images import Array, prepare
 from unflip.data.transforms import to_network
+from unflip.devices import enough_memory
 from unflip.errors import MissingExtra, UserError
 from unflip.evaluation.confusion import Floats
 from unflip.networks.foreign import check_config
@@ -70,7 +71,10 @@ class FeatureNetwork:
         inputs = [self.prepared(rgb) for rgb in images]
         one_size = len({x.shape for x in inputs}) == 1
         passes = [torch.stack(inputs)] if one_size else [x[None] for x in inputs]
-        return torch.cat([self.network(x.to(self.device)).cpu().double() for x in passes]).numpy()
+        height, width = images[0].shape[:2]
+        what = f"for the features ({self.kind}) of {len(images)} images such as one of {width}x{height} pixels"
+        with enough_memory(self.device, what, "give smaller images, or use --device cpu"):
+            return torch.cat([self.network(x.to(self.device)).cpu().double() for x in passes]).numpy()
 
 
 def feature_network(spec: str, segmenter: SegmenterModel | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:

@@ -71,10 +71,20 @@ def find_read(images: Path, sources: Path, reader: Reader, progress: bool = True
 
 
 def find_entries(images: Path, progress: bool = True, what: str = "images") -> list[Entry]:
-    """The images of a folder (or list), looked at. Raises ``UserError`` where some are broken, or none are there."""
+    """The images of a folder (or list), looked at. Raises ``UserError`` where some are broken or of a kind that segmenters do not read, or
+    none are there."""
     paths = find_images(images)
     with Bar(f"checking {what}", len(paths), quiet=not progress or len(paths) < 2_000) as bar:
-        return survey(paths, lambda done, _: bar.show(done))
+        return _common(survey(paths, lambda done, _: bar.show(done)))
+
+
+def _common(found: list[Entry]) -> list[Entry]:
+    """The same, all of which are 8-bit gray or color."""
+    odd = [entry for entry in found if not entry.kind.common]
+    if odd:
+        what = f"{len(odd)} of {len(found)} images are not 8-bit gray or color, such as {odd[0].path} ({odd[0].kind})"
+        raise UserError(f"{what}; convert them, or leave them out")
+    return found
 
 
 def find_labels(
@@ -89,7 +99,7 @@ def find_labels(
 def same_names(images: Path, like: Labeled, what: str) -> list[Path]:
     """The image of every image of ``like``, by its path below the folder, less the ending.
 
-    Raises ``UserError`` where one has none, two, or one of another size.
+    Raises ``UserError`` where one has none, two, or one of another size or of a kind that is not read.
     """
     return _partners(like.images, like.names, images, what)
 
@@ -112,7 +122,7 @@ def _partners(entries: list[Entry], names: list[Path], images: Path, what: str) 
     if missing:
         first = f"{missing[0]}, {images}"
         raise UserError(f"{len(missing)} of {len(names)} images have no {what} image, such as {first}; give those of the same names")
-    partners = survey([found[name.with_suffix("")] for name in names])
+    partners = _common(survey([found[name.with_suffix("")] for name in names]))
     for image, partner in zip(entries, partners, strict=True):
         if (image.width, image.height) != (partner.width, partner.height):
             sizes = f"{partner.width}x{partner.height} and {image.width}x{image.height}"

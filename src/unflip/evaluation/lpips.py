@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from unflip.data.folders import Entry
 from unflip.data.images import Array, read_rgb
 from unflip.data.transforms import to_network
+from unflip.devices import enough_memory
 from unflip.errors import MissingExtra, UserError
 from unflip.evaluation.confusion import Floats
 from unflip.evaluation.features import channels_first, reason
@@ -18,6 +20,14 @@ from unflip.evaluation.features import channels_first, reason
 Backbone = Literal["alex", "vgg"]
 SMALLEST = 32
 """The least side of an image, in pixels."""
+
+
+def refuse_small(images: Sequence[Entry]) -> None:
+    """Raise ``UserError`` where one is too small for LPIPS."""
+    small = next((image for image in images if min(image.width, image.height) < SMALLEST), None)
+    if small is not None:
+        size = f"{small.width}x{small.height}"
+        raise UserError(f"LPIPS sees nothing in images smaller than {SMALLEST} pixels, {small.path} ({size}); go without LPIPS")
 
 
 class Lpips:
@@ -71,5 +81,7 @@ class Lpips:
             raise ValueError(f"a translation and its source differ in size ({sizes})")
         if min(translated.shape[:2]) < SMALLEST:
             raise ValueError(f"LPIPS sees nothing in images smaller than {SMALLEST} pixels")
-        x, y = (to_network(channels_first(image))[None].to(self.device) for image in (translated, source))
-        return float(self.metric.net(x, y))
+        height, width = source.shape[:2]
+        with enough_memory(self.device, f"for LPIPS of {width}x{height} pixels", "go without LPIPS, or use --device cpu"):
+            x, y = (to_network(channels_first(image))[None].to(self.device) for image in (translated, source))
+            return float(self.metric.net(x, y))

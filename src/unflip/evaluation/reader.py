@@ -12,6 +12,7 @@ from torch import Tensor
 from unflip.data.images import Array, prepare
 from unflip.data.labels import Classes, Ids
 from unflip.data.transforms import to_network
+from unflip.devices import enough_memory
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading, from_plain
 from unflip.segmenterfolder import SegmenterModel
@@ -56,7 +57,8 @@ class Reader:
         """Of the classes that are not ignored, ``(K, H, W)`` float32, on the CPU."""
         height, width = rgb.shape[:2]
         x = torch.from_numpy(prepare(Image.fromarray(rgb), self.model.config.resize).pixels).permute(2, 0, 1)[None]
-        logits = self.model.network(to_network(x).to(self.device))[:, self.channels]
-        if logits.shape[-2:] != (height, width):
-            logits = F.interpolate(logits, (height, width), mode="bilinear")
-        return logits[0].float().cpu()
+        with enough_memory(self.device, f"for the segmenter to read {width}x{height} pixels", "give smaller images, or use --device cpu"):
+            logits = self.model.network(to_network(x).to(self.device))[:, self.channels]
+            if logits.shape[-2:] != (height, width):
+                logits = F.interpolate(logits, (height, width), mode="bilinear")
+            return logits[0].float().cpu()

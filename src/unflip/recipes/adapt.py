@@ -12,7 +12,7 @@ from typing import Any
 from unflip.data.color_transfer import transfer_folder
 from unflip.data.folders import find_images
 from unflip.data.labels import Classes, read_classes
-from unflip.data.resize import parse_resize
+from unflip.data.pairs import Images
 from unflip.devices import choose_device, choose_precision
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading
@@ -20,11 +20,12 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.recipes.adapt_page import adapt_page
 from unflip.recipes.adapt_plan import CEILING, COLOR, SOURCE, TRANSLATED, Arm, Sets, arms, check, drawn, fine_tuning, folder_of
 from unflip.recipes.adapt_table import Outcome, answer, arms_csv, markdown, metrics, read, runs_csv
-from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
+from unflip.recipes.begun import absolute, classes_digest, digest, images_digest, is_fresh
 from unflip.recipes.evaluate import made
-from unflip.recipes.segmenter import BUDGET, UNET, crop, segmenter
+from unflip.recipes.segmenter import BUDGET, UNET, crop, refuse_small, segmenter
 from unflip.report.page import write as write_page
 from unflip.segmenterfolder import HELD_OUT
+from unflip.types import Size
 
 ARGUMENTS = "adapt.json"
 """In the folder of an adaptation: what it was asked for."""
@@ -121,7 +122,9 @@ def adapt(
     }
     arguments = {
         "translated": [f"{name}={absolute(folder)}" for name, folder in sets.translated.items()],
+        "translated_content": [f"{name}={images_digest(folder)}" for name, folder in sets.translated.items()],
         **{name: absolute(getattr(sets, name)) for name in Sets._fields[1:]},
+        **{f"{name}_content": images_digest(getattr(sets, name)) for name in Sets._fields[1:]},
         "classes": absolute(str(classes)),  # or a known set's name
         "classes_content": classes_digest(classes),
         "self_training": self_training,
@@ -137,10 +140,11 @@ def adapt(
         if folder is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out} lies in the folder {folder}; choose another")
     translations, targets = check(sets, known, shots, progress)
+    learned = Images([*translations, *(targets if self_training or sets.target_labels else [])], resize, cache="none")
     if size is None:  # one for all: crops, and the network that is made for them, must not differ with what an arm learns from
-        entries = [*translations, *(targets if self_training or sets.target_labels else [])]
-        width, height = crop(parse_resize(resize).size_for(entry.width, entry.height) for entry in entries)
-        settings["size"] = f"{width}x{height}"
+        settings["size"] = "{}x{}".format(*crop(learned.sizes))
+    else:
+        refuse_small(learned, _size(size))
 
     outcomes = {arm.name: Outcome(arm) for arm in plan}
     jobs = [(seed, arm) for seed in range(seeds) for arm in plan]  # the first network of every arm before the second of any
@@ -155,9 +159,8 @@ def adapt(
                     arm, seed, sets, known, Path(classes), out, settings | {"device": device}, progress, say
                 )
             except Interrupted as stopped:
-                if number == 1:
-                    raise
-                raise Interrupted(f"stopped; the networks in {out} are kept: the same command goes on", stopped.exit_code) from None
+                kept = "nothing is saved" if first else f"the networks in {out} are kept: the same command goes on"
+                raise Interrupted(f"stopped; {kept}", stopped.exit_code) from None
             except UserError as problem:
                 if first:
                     raise
@@ -233,6 +236,13 @@ def _notes(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[str]:
     if facts["shots"]:
         notes.append(f"Fine-tuning sees {fine_tuning(facts['budget']):,} images, after the training that it begins with.")
     return notes
+
+
+def _size(given: str) -> Size:
+    try:
+        return Size.parse(given)
+    except ValueError as error:
+        raise UserError(f"--size: {error}") from None
 
 
 def _path(given: str | Path | None) -> Path | None:

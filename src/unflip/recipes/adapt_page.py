@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unflip.data.images import Array
 from unflip.data.labels import Classes
 from unflip.evaluation.pictures import colored
 from unflip.evaluation.reader import Reader
@@ -16,7 +17,7 @@ from unflip.report.blocks import Block, Cell, Folded, Key, Made, Notes, Section,
 from unflip.report.charts import Bar, Bars
 from unflip.report.numbers import NONE, Amount
 from unflip.report.page import Page
-from unflip.report.pictures import Picture, Row
+from unflip.report.pictures import Picture, Row, shrunk
 from unflip.segmenterfolder import load_segmenter
 
 
@@ -80,14 +81,16 @@ def _bars(done: Sequence[Outcome], colors: Mapping[str, Any]) -> Bars:
 
 def _pictures(done: Sequence[Outcome], out: Path, sets: Sets, classes: Classes) -> list[Row]:
     """Evenly spaced test images: photo, label, and how each arm's first network reads it."""
-    readers = {each.arm.name: _reader(each, out, classes) for each in done}
-    rows = []
-    for file, photo, label in shown(sets.test_images, sets.test_labels, classes):
-        readings = [Picture(name, colored(reader(photo), classes)) for name, reader in readers.items()]
-        rows.append(Row(file.as_posix(), [Picture("photo", photo), Picture("label", label), *readings]))
-    return rows
+    tested = list(shown(sets.test_images, sets.test_labels, classes))
+    rows = [[Picture("photo", shrunk(photo)), Picture("label", shrunk(label))] for _, photo, label in tested]
+    for each in done:
+        for row, reading in zip(rows, _readings(each, out, classes, [photo for _, photo, _ in tested]), strict=True):
+            row.append(Picture(each.arm.name, reading))
+    return [Row(file.as_posix(), row) for row, (file, _, _) in zip(rows, tested, strict=True)]
 
 
-def _reader(outcome: Outcome, out: Path, classes: Classes) -> Reader:
+def _readings(outcome: Outcome, out: Path, classes: Classes, photos: Sequence[Array]) -> list[Array]:
+    """How the first network of an arm reads photos, in colors. It is in memory only meanwhile: there can be many, and large ones."""
     folder = out / "arms" / outcome.arm.folder / f"seed{min(outcome.readings)}"
-    return Reader(load_segmenter(folder), classes)
+    reader = Reader(load_segmenter(folder), classes)
+    return [shrunk(colored(reader(photo), classes)) for photo in photos]

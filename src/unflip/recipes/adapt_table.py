@@ -179,14 +179,16 @@ def answer(outcomes: Sequence[Outcome]) -> Answer:
     base, color, ceiling = (by_name(outcomes, name) for name in (SOURCE, COLOR, CEILING))
     gain = over(best, base) if base is not None else None
     if base is None or gain is None:
-        return Answer("Not known", f"{said}. There is nothing to compare it with; give --source.", "plain")
+        given = any(each.arm.name == SOURCE for each in outcomes)
+        advice = f"see what became of {SOURCE}" if given else "give --source"
+        return Answer("Not known", f"{said}. There is nothing to compare it with; {advice}.", "plain")
     between = f" ({gain.range(points)})" if len(gain.values) > 1 else ""
     text = f"{said}, {points(gain.mean)} over source only{between}."
-    if len(gain.values) == 1:
-        text += " One seed says nothing of chance; give more --seeds."
     if ceiling is not None and (gap := _mean(ceiling) - _mean(base)) > 0:
         text += f" Real labels have {points(gap)} over source only"
         text += f", of which this is {percent(gain.mean / gap)}." if gain.mean > 0 else "."
+    if len(gain.values) == 1:
+        return Answer("Not for certain", f"{text} One seed says nothing of chance; give more --seeds, in another --out.", "fair")
     if gain.high <= 0:
         return Answer("No", text, "bad")
     if gain.low <= 0:

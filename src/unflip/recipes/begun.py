@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from unflip.data.folders import find_files
 from unflip.data.labels import read_classes
 from unflip.errors import UserError
 from unflip.files import disk_errors
@@ -48,6 +51,19 @@ def digest(segmenter: str | Path) -> str | None:
 def classes_digest(classes: str | Path | None) -> str | None:
     """Of what a ``classes.json`` says: with other classes in the same file, numbers cannot stand beside those that are there."""
     return None if classes is None else hashlib.sha256(read_classes(Path(classes)).model_dump_json().encode()).hexdigest()[:12]
+
+
+def images_digest(images: str | Path | None) -> str | None:
+    """Of a folder's (or list's) images or label maps, by names, sizes and times: others in the same place cannot stand beside results of
+    those of before."""
+    if images is None:
+        return None
+    found = hashlib.sha256()
+    for file in find_files(Path(images)):
+        with suppress(OSError):  # what cannot be looked at is named by who reads it
+            status = file.stat()
+            found.update(os.fsencode(f"{file.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
+    return found.hexdigest()[:12]
 
 
 def _text(value: Any) -> str:

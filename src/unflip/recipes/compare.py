@@ -18,7 +18,7 @@ from unflip.files import make_folder, undone_on_failure, write_bytes, write_json
 from unflip.inference.folders import translate_folder
 from unflip.inference.translator import load
 from unflip.recipes.apart import train_apart
-from unflip.recipes.begun import absolute, classes_digest, digest, is_fresh
+from unflip.recipes.begun import absolute, classes_digest, digest, images_digest, is_fresh
 from unflip.recipes.compare_page import compare_page
 from unflip.recipes.compare_plan import ARGUMENTS, Job, check_images, given, trainings, translations
 from unflip.recipes.compare_table import EVALUATION, UNTRANSLATED, Row, Trial, markdown, methods_csv, runs_csv
@@ -99,30 +99,25 @@ def compare(
     if not methods and not runs:
         raise UserError("nothing to compare; give --methods NAME,NAME to train, or --run NAME=RUN to take")
     jobs = [*trainings(out, methods, seeds, settings, **training), *given(out, runs, methods)]
+    folders = {"source": source, "target": target, "val_source": val_source, "val_labels": val_labels, "val_target": val_target}
+    folders |= {"test_source": test_source, "test_labels": test_labels, "test_target": judged["target"]}
+    folders |= {"real_images": real_images, "real_labels": real_labels}
     arguments = {
         "methods": list(methods),
         "seeds": seeds,
         "runs": [job.identity for job in jobs if job.config is None],
         "settings": list(settings),
-        "source": absolute(source),
-        "target": absolute(target),
         "budget": budget,
         "size": size,
         "batch": batch,
         "device": device,
-        "val_source": absolute(val_source),
-        "val_labels": absolute(val_labels),
-        "val_target": absolute(val_target),
-        "test_source": absolute(test_source),
-        "test_labels": absolute(test_labels),
-        "test_target": absolute(judged["target"]),
+        **{name: absolute(folder) for name, folder in folders.items()},
+        **{f"{name}_content": images_digest(folder) for name, folder in folders.items()},
         "segmenter": absolute(segmenter),
         "segmenter_weights": digest(segmenter),
         "classes": absolute(classes and str(classes)),  # or a known set's name
         "classes_content": classes_digest(classes),
         "features": features,
-        "real_images": absolute(real_images),
-        "real_labels": absolute(real_labels),
     }
     judge = partial(evaluate, **judged, features=features, device=device, progress=progress, command=command)  # type: ignore[arg-type]
     fresh = is_fresh(out, ARGUMENTS, arguments, "comparison")

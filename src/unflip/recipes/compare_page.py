@@ -16,7 +16,7 @@ from unflip.report.charts import Bar, Bars, Matrix
 from unflip.report.links import Links
 from unflip.report.numbers import NONE, Amount, number, percent
 from unflip.report.page import Page
-from unflip.report.pictures import Picture
+from unflip.report.pictures import Picture, shrunk
 from unflip.report.pictures import Row as Pictures
 
 QUESTION = "Which method flips least?"
@@ -73,7 +73,7 @@ def verdict(rows: Sequence[Row]) -> Verdict:
     second = min(spread.mean for spread in others)
     text += f"; {percent(second)} by the next."
     if any(len(spread.values) == 1 for spread in [least, *others]):
-        text += " One run of a method says nothing of chance; give more --seeds."
+        text += " One run of a method says nothing of chance; give more --seeds, in another --out."
     elif least.high < min(spread.low for spread in others):
         text += " Its worst run is better than the best run of any other."
     else:
@@ -111,8 +111,8 @@ def _pictures(methods: Sequence[Row], sources: Path, labels: Path, classes: Clas
     """Evenly spaced test images: source, label, and the translation of each method."""
     rows, made = [], {row.method: by_name(translations(row.done[0].folder, sources)) for row in methods if row.done}
     for file, source, label in shown(sources, labels, classes):
-        pictures = [Picture("source", source), Picture("label", label)]
-        pictures += [Picture(method, read_rgb(images[file.with_suffix("")])) for method, images in made.items()]
+        pictures = [Picture("source", shrunk(source)), Picture("label", shrunk(label))]
+        pictures += [Picture(method, shrunk(read_rgb(images[file.with_suffix("")]))) for method, images in made.items()]
         rows.append(Pictures(file.as_posix(), pictures))
     return rows
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ import torch
 import unflip
 from unflip.config import unknown
 from unflip.data.clips import paired
-from unflip.data.folders import find_images, survey
 from unflip.data.images import read_rgb
 from unflip.data.labels import read_classes
 from unflip.devices import choose_device
@@ -24,8 +25,8 @@ from unflip.errors import UserError
 from unflip.evaluation.confusion import Reading
 from unflip.evaluation.features import feature_network
 from unflip.evaluation.judge import features_of, judge
-from unflip.evaluation.labeled import Labeled, find_labeled, find_read, same_names
-from unflip.evaluation.lpips import Lpips
+from unflip.evaluation.labeled import Labeled, find_entries, find_labeled, find_read, same_names
+from unflip.evaluation.lpips import Lpips, refuse_small
 from unflip.evaluation.maps import map_metrics
 from unflip.evaluation.metrics import flip_metrics
 from unflip.evaluation.pictures import colored, doubted, flips
@@ -38,6 +39,7 @@ from unflip.inference.trust import trust_map
 from unflip.progress import Bar
 from unflip.report.evaluation import Case, evaluation_page
 from unflip.report.page import write as write_page
+from unflip.report.pictures import shrunk
 from unflip.segmenterfolder import load_segmenter
 
 SHOWN = 24
@@ -177,13 +179,23 @@ def evaluate(
     paths = [image.path for image in found.images]
     sources = same_names(Path(source), found, "source") if source else None
     references = same_names(Path(reference), found, "reference") if reference else None
-    wanted = [image.path for image in survey(find_images(Path(target)))] if target else []
+    wanted = [image.path for image in find_entries(Path(target), progress, "target images")] if target else []
     if target and len(wanted) < 2:
         raise UserError(f"one target image only, {target}, and realism compares sets; give more, or leave the target out")
 
+    if lpips:
+        refuse_small(found.images)
+    shown = (
+        find_labeled(Path(real_images), Path(real_labels), reader.classes, progress, "real images") if real_images and real_labels else None
+    )
+    _decode([*paths, *(sources or ()), *(references or ()), *wanted, *(image.path for image in (shown.images if shown else ()))], progress)
+    flicker = None
+    if moving:  # first, as it is only by doing it that one sees whether clips fit their sources
+        with Bar("following the motion of clips", len(moving), quiet=not progress) as bar:
+            flicker = temporal(moving, bar.show)
+
     real = reader.held_out if labels is not None else None
-    if real_images and real_labels:
-        shown = find_labeled(Path(real_images), Path(real_labels), reader.classes, progress, "real images")
+    if shown is not None:
         with Bar("reading real images", len(shown), quiet=not progress) as bar:
             real = judge(shown.rgb(), shown.ids, len(shown), reader, progress=bar.show).reading
     with Bar("reading translations", len(found), quiet=not progress) as bar:
@@ -204,9 +216,8 @@ def evaluate(
     if references:
         with Bar("comparing with the reference", len(found), quiet=not progress) as bar:
             metrics["reference"] = map_metrics(paths, references, progress=bar.show)
-    if moving:
-        with Bar("following the motion of clips", len(moving), quiet=not progress) as bar:
-            metrics["temporal"] = temporal(moving, bar.show)
+    if flicker is not None:
+        metrics["temporal"] = flicker
     metrics["segmenter"] = {
         "path": str(segmenter),
         "name": Path(segmenter).resolve().name if Path(segmenter).exists() else str(segmenter),  # what may be published: no folders
@@ -227,6 +238,18 @@ def evaluate(
         lead = "" if labels is not None else f"{len(found):,} translations: what a segmenter reads in them and in their sources."
         write_page(evaluation_page(metrics, cases, lead=lead, colors=reader.classes.colors), out / "report.html")
     return Evaluation(metrics, _broken(metrics, require), cases, reader.classes.colors, out)
+
+
+def _decode(files: Sequence[Path], progress: bool) -> None:
+    """Decode every image once, so that a damaged one is found before the long reading, and not after it."""
+
+    def decode(file: Path) -> None:
+        read_rgb(file)
+
+    threads = min(8, os.cpu_count() or 1)  # no more: each holds a decoded image
+    with Bar("decoding images", len(files), quiet=not progress or len(files) < 500) as bar, ThreadPoolExecutor(threads) as pool:
+        for done, _ in enumerate(pool.map(decode, files), start=1):
+            bar.show(done)
 
 
 def made() -> dict[str, str]:
@@ -272,16 +295,17 @@ def _cases(found: Labeled, reader: Reader, reading: Reading, sources: list[Path]
         image, labels = read_rgb(found.images[i].path), found.ids(i)
         read = reader(image)
         source = read_rgb(sources[i]) if sources else None
+        more = {} if source is None else {"trust map, made without labels": doubted(image, trust_map(source, image))}
         cases.append(
             Case(
                 name=found.names[i].as_posix(),
                 flip_rate=reading.flipped[i],
-                source=source,
-                translation=image,
-                label=colored(labels, reader.classes),
-                reading=colored(read, reader.classes),
-                flips=flips(image, labels, read, reader.classes),
-                more={} if source is None else {"trust map, made without labels": doubted(image, trust_map(source, image))},
+                source=None if source is None else shrunk(source),
+                translation=shrunk(image),
+                label=shrunk(colored(labels, reader.classes)),
+                reading=shrunk(colored(read, reader.classes)),
+                flips=shrunk(flips(image, labels, read, reader.classes)),
+                more={caption: shrunk(picture) for caption, picture in more.items()},
             )
         )
     return cases

@@ -16,6 +16,7 @@ from unflip.data.folders import Entry
 from unflip.data.labels import Classes, Labels, Surveyed, read_classes
 from unflip.data.pairs import Images
 from unflip.data.resize import parse_resize
+from unflip.devices import enough_memory
 from unflip.engine.launch import launch, machine
 from unflip.errors import Interrupted, UserError
 from unflip.evaluation.confusion import Reading, class_accuracy, mean_iou, per_class_iou, pixel_accuracy
@@ -87,7 +88,7 @@ def segmenter(
     Raises:
         UserError: something in the data or the call is wrong; found before training wherever possible. What goes wrong after it, as where
             a held-out image has vanished meanwhile, costs the reading, but not the network.
-        Interrupted: SIGINT or SIGTERM came while it learned; nothing is left.
+        Interrupted: SIGINT or SIGTERM came while it learned, and nothing is left; or while it was measured, and that is not known.
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
@@ -100,14 +101,14 @@ def segmenter(
     known = read_classes(Path(classes))
     resize = str(parse_resize(resize))
     fabric = launch(device, precision)
-    found = _entries(images, progress)
+    found = find_entries(images, progress)
     if test_images is None or test_labels is None:
         kept = _kept(found, images)
         parts = [_part(entries, images, labels, known, progress) for entries in (found[:kept], found[kept:])]
         say(f"held out: the last {len(found) - kept:,} of {len(found):,} images, from {found[kept].path} on")
     else:
         test_images, test_labels = Path(test_images), Path(test_labels)
-        others = _entries(test_images, progress)
+        others = find_entries(test_images, progress)
         found = found if only is None else [found[i] for i in only]
         refuse_common(found, others)
         parts = [_part(found, images, labels, known, progress), _part(others, test_images, test_labels, known, progress)]
@@ -138,12 +139,13 @@ def segmenter(
 
                 def after(images_seen: int, news: str) -> None:
                     bar.show(images_seen, news)
-                    if stop.signal is not None:
-                        raise Interrupted(f"stopped after {images_seen:,} images; nothing is saved", EXIT_CODES[stop.signal])
+                    _stop(stop, f"stopped after {images_seen:,} images; nothing is saved")
 
                 balance = class_weights(seen.labels.pixels, lesson.weights)
                 more = None if extra is None else UnlabeledCrops(extra, lesson)
-                network = training_loop(network, crops, balance, lesson, fabric, after, more)
+                what = f"to learn from {lesson.batch} crops of {lesson.size} pixels at once"
+                with enough_memory(fabric.device, what, "use a smaller --batch or --size"):
+                    network = training_loop(network, crops, balance, lesson, fabric, after, more)
             config = SegmenterModelConfig(
                 network=network_config,
                 classes=known,
@@ -162,10 +164,20 @@ def segmenter(
             save_segmenter(out, config, network)  # before the reading, of which whatever fails must not cost the training
         reader = Reader(SegmenterModel(config, network, out), device=fabric.device)
         with Bar("reading held-out images", len(held_out), quiet=not progress) as bar:
-            truths = Labels(unseen.labels.entries, known, cache="none")
-            reading = read_all(reader, held_out, truths, bar.show)
+
+            def read(done: int) -> None:
+                bar.show(done)
+                _stop(stop, f"stopped while reading held-out images; the network is saved, {out}, but how well it reads is not known")
+
+            reading = read_all(reader, held_out, Labels(unseen.labels.entries, known, cache="none"), read)
         save_segmenter(out, config, network, summary(reading))
     return reading
+
+
+def _stop(stop: Stop, said: str) -> None:
+    """Raises ``Interrupted`` where that was asked for."""
+    if stop.signal is not None:
+        raise Interrupted(said, EXIT_CODES[stop.signal])
 
 
 def summary(reading: Reading) -> HeldOut:
@@ -176,16 +188,6 @@ def summary(reading: Reading) -> HeldOut:
 
 
 METRICS = {"pixel_accuracy": pixel_accuracy, "class_accuracy": class_accuracy, "mean_iou": mean_iou}
-
-
-def _entries(images: Path, progress: bool) -> list[Entry]:
-    """The images of a folder (or list), all of a kind that segmenters read."""
-    found = find_entries(images, progress)
-    odd = [entry for entry in found if not entry.kind.common]
-    if odd:
-        what = f"{len(odd)} of {len(found)} images are not 8-bit gray or color, such as {odd[0].path} ({odd[0].kind})"
-        raise UserError(f"{what}; convert them, or leave them out")
-    return found
 
 
 def _part(entries: list[Entry], images: Path, labels: Path, classes: Classes, progress: bool) -> Part:
@@ -207,10 +209,10 @@ def refuse_common(found: list[Entry], tested: list[Entry], flag: str = "--images
 
 
 def _unlabeled(folder: Path, unseen: Part, tests: str, resize: str, lesson: Lesson, progress: bool) -> Images:
-    found = _entries(folder, progress)
+    found = find_entries(folder, progress)
     refuse_common(found, unseen.images, "--unlabeled", tests)
     images = Images(found, resize, shared=False)
-    _refuse_small(images, lesson.size)
+    refuse_small(images, lesson.size)
     return images
 
 
@@ -242,7 +244,7 @@ def _lesson(images: Images, model: str, pupil: SegmenterModel | None, *, size: s
         lesson = Lesson.model_validate({**fields, **rate, "size": size or crop(images.sizes)})
     except ValidationError as error:
         raise UserError(f"--{problem(error)}") from None
-    _refuse_small(images, lesson.size)
+    refuse_small(images, lesson.size)
     return lesson
 
 
@@ -253,7 +255,8 @@ def crop(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return min(narrowest, LARGEST), min(lowest, LARGEST)
 
 
-def _refuse_small(images: Images, size: Size) -> None:
+def refuse_small(images: Images, size: Size) -> None:
+    """Raises ``UserError`` where some images, resized, are smaller than the crops."""
     small = [k for k, (width, height) in enumerate(images.sizes) if width < size.width or height < size.height]
     if small:
         narrowest, lowest = (min(sides) for sides in zip(*images.sizes, strict=True))

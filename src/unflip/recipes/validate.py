@@ -18,6 +18,7 @@ from unflip.data.folders import Entry, find_images, same_folder, survey
 from unflip.data.images import Array
 from unflip.data.labels import Labels, match_labels, survey_labels
 from unflip.data.pairs import Images
+from unflip.devices import NoMemory
 from unflip.errors import UserError
 from unflip.evaluation.confusion import Floats, excess_flip_rate, flip_rate, mean_iou, pixel_accuracy
 from unflip.evaluation.features import feature_network
@@ -148,7 +149,7 @@ class Validator:
             self.reader(image)
             if self.network is not None:
                 self.network(image)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, NoMemory):
             size = "x".join(map(str, self.images.sizes[largest]))
             what = f"validation image too large for the memory of the device ({size}), {self.images.paths[largest]}"
             raise UserError(f"{what}; give smaller ones, or set data.resize") from None

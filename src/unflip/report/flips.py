@@ -8,7 +8,7 @@ from typing import Any
 from unflip.report.blocks import Block, Color, Columns, Folded, Section, Text
 from unflip.report.charts import CROWDED, Bar, Bars, Matrix, Values
 from unflip.report.numbers import Amount, percent
-from unflip.report.verdict import Flip, top_flips, unjudged, unlabeled
+from unflip.report.verdict import Flip, counted, top_flips, unjudged, unlabeled
 
 TOP, LEAST = 6, 0.005
 """How many flips are listed at most, and from which share of the class's pixels on: that which the matrix shows as 1 %."""
@@ -19,9 +19,8 @@ def flips_section(metrics: Mapping[str, Any], colors: Mapping[str, Color]) -> Se
     flips = _worst_first(metrics["flips"])
     known = flips["matrix"] is not None
     top = [flip for flip in top_flips(metrics) if flip.excess >= LEAST][:TOP]
-    bars = Bars(
-        [_bar(flip, colors) for flip in top], ("on translations", "on real images") if known else ("on translations",), ("bad", "soft")
-    )
+    sets = ("on translations", "on real images") if known else ("on translations",)
+    bars = Bars([_bar(flip, counted(metrics), colors) for flip in top], sets, ("bad", "soft"))
     if known:
         shown = Matrix(flips["classes"], flips["matrix"], "In percent of the row's pixels, more or less than on real images", colors=colors)
         note = (
@@ -50,9 +49,9 @@ def flips_section(metrics: Mapping[str, Any], colors: Mapping[str, Color]) -> Se
     return Section("What flips into what", blocks, note)
 
 
-def _bar(flip: Flip, colors: Mapping[str, Color]) -> Bar:
+def _bar(flip: Flip, of: str, colors: Mapping[str, Color]) -> Bar:
     amounts = [Amount(flip.translated)] if flip.real is None else [Amount(flip.translated), Amount(flip.real)]
-    return Bar(f"{flip.source} → {flip.target}", amounts, f"{percent(flip.of_all)} of all pixels", colors.get(flip.target))
+    return Bar(f"{flip.source} → {flip.target}", amounts, f"{percent(flip.of_all)} of {of}", colors.get(flip.target))
 
 
 def _worst_first(flips: Mapping[str, Any]) -> Mapping[str, Any]:

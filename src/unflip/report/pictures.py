@@ -90,6 +90,21 @@ def encode(pixels: np.ndarray) -> tuple[str, bytes]:
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"a picture is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    image, drawn = _reduced(pixels)
+    png = _bytes(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=COLORS) if drawn else image, "PNG", optimize=drawn)
+    if drawn or max(image.size) <= SMALL:
+        return "png", png
+    jpeg = _bytes(image, "JPEG", quality=90, subsampling=0)
+    return ("jpeg", jpeg) if len(jpeg) < 0.6 * len(png) else ("png", png)
+
+
+def shrunk(pixels: np.ndarray) -> np.ndarray:
+    """An ``(H, W, 3)`` uint8 image as a page shows it: what is kept of large ones until the page is written."""
+    return pixels if max(pixels.shape[:2]) <= LARGEST else np.asarray(_reduced(pixels)[0])
+
+
+def _reduced(pixels: np.ndarray) -> tuple[Image.Image, bool]:
+    """The image, of at most LARGEST pixels a side, and whether it is drawn."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     drawn = image.getcolors(COLORS) is not None
     if max(image.size) > LARGEST:
@@ -97,11 +112,7 @@ def encode(pixels: np.ndarray) -> tuple[str, bytes]:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         # a mean of two classes' colors would be the color of a third
         image = image.resize(size, Image.Resampling.NEAREST if drawn else Image.Resampling.LANCZOS)
-    png = _bytes(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=COLORS) if drawn else image, "PNG", optimize=drawn)
-    if drawn or max(image.size) <= SMALL:
-        return "png", png
-    jpeg = _bytes(image, "JPEG", quality=90, subsampling=0)
-    return ("jpeg", jpeg) if len(jpeg) < 0.6 * len(png) else ("png", png)
+    return image, drawn
 
 
 def _bytes(image: Image.Image, kind: str, **options: int) -> bytes:

@@ -9,7 +9,7 @@ from unflip.report.blocks import Tone, Verdict
 from unflip.report.numbers import Amount, percent
 
 MUCH, SOME = 0.05, 0.01
-"""From these shares of all pixels on, flips are called much, or a little."""
+"""From these shares of the labeled pixels on, flips are called much, or a little."""
 
 QUESTION = "Did anything flip?"
 
@@ -22,7 +22,7 @@ class Flip(NamedTuple):
     translated: float
     real: float | None
     of_all: float
-    """Of all pixels of the translations; beyond what is confused on real images, where that is known."""
+    """Of all labeled pixels of the translations; beyond what is confused on real images, where that is known."""
 
     @property
     def excess(self) -> float:
@@ -64,23 +64,29 @@ def unlabeled(metrics: Mapping[str, Any]) -> bool:
     return "labels" in made and made["labels"] is None
 
 
+def counted(metrics: Mapping[str, Any]) -> str:
+    """The pixels that shares are of, in words: label maps can leave some out, and what is read in the sources leaves out none."""
+    return "all pixels" if unlabeled(metrics) else "the labeled pixels"
+
+
 def verdict(metrics: Mapping[str, Any]) -> Verdict:
     """Whether anything flipped, how much, and what most."""
     raw, excess = Amount.of(metrics["flip_rate"]), Amount.of(metrics["excess_flip_rate"])
     top = next(iter(top_flips(metrics)), None)
     if excess.value is None:
-        return _unknown(raw, top, unlabeled(metrics))
+        return _unknown(raw, top, metrics)
     tone, answer = _judge(excess, top)
     missing = unjudged(metrics)
-    text = f"{percent(raw.value)} of all pixels read as another class than their label: no more than the segmenter confuses on real images."
+    rate = f"{percent(raw.value)} of the labeled pixels"
+    text = f"{rate} read as another class than their label: no more than the segmenter confuses on real images."
     if excess.value > 0:
         interval = excess.interval(percent)
-        judged = "the pixels of classes that real images show" if missing else "all pixels"
+        judged = "the pixels of classes that real images show" if missing else "the labeled pixels"
         rate = f"{percent(excess.value)} of {judged}{f' ({interval})' if interval else ''}"
         text = f"{rate} read as another class than their label, beyond what the segmenter confuses on real images."
     if missing:
         seen = sum(share or 0 for name, share in metrics["class_shares"].items() if name not in missing)
-        text += f" Classes that real images show are {percent(seen)} of all pixels."
+        text += f" Classes that real images show are {percent(seen)} of the labeled pixels."
     if top is not None:
         where = f"in {percent(top.translated)} of its pixels, against {percent(top.real)} on real images"
         text += f" Most of all, {top.source} reads as {top.target}: {where}."
@@ -98,14 +104,14 @@ def _judge(excess: Amount, top: Flip | None) -> tuple[Tone, str]:
     return "good", "No, nothing beyond the segmenter’s own confusion"
 
 
-def _unknown(raw: Amount, top: Flip | None, by_sources: bool) -> Verdict:
+def _unknown(raw: Amount, top: Flip | None, metrics: Mapping[str, Any]) -> Verdict:
     text = "How much of it is the segmenter’s own confusion, only labeled real images can tell, and there were none."
-    if by_sources:
+    if unlabeled(metrics):
         text = "What the segmenter reads in the sources stands for labels. How much of it is its own confusion, only labels can tell."
     if top is not None:
         text = f"Most of all, {top.source} reads as {top.target}, in {percent(top.translated)} of its pixels. {text}"
-    other = "in their source" if by_sources else "their label"
-    how_much = "" if raw.value is None else f": {percent(raw.value)} of all pixels read as another class than {other}"
+    other = "in their source" if unlabeled(metrics) else "their label"
+    how_much = "" if raw.value is None else f": {percent(raw.value)} of {counted(metrics)} read as another class than {other}"
     return Verdict(QUESTION, f"Not known{how_much}", text)
 
 
