@@ -257,7 +257,8 @@ def test_a_run_measures_its_balance_and_says_so(colors: None, balanced: Callable
     assert there.variation[0] > 0.3 > 0.02 > there.variation[1] and 0.05 < there.effective < 0.9
     (line,) = [line for line in said if line.startswith("balance: ")]
     assert f"{there.variation[0]:.3f} -> {there.variation[1]:.3f}" in line and f"{there.effective:.0%}" in line
-    assert line in (tmp_path / "run/model/README.md").read_text()
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert line in card and str(tmp_path) not in card
 
     plain = quietly(balanced(budget=24, balance=None, source_labels=None, classes=None), tmp_path / "plain")
     assert log(plain)[0]["discriminator_real"] != log(tmp_path / "run")[0]["discriminator_real"]

@@ -113,8 +113,8 @@ def test_bad_files_are_set_aside_and_the_run_is_that_without_them(domains: dict[
     said = said_by(chosen(domains), tmp_path / "run")
     told = [line for line in said if "set aside" in line]
     assert told == [
-        f"2 of 12 source images cannot be used and were set aside; {tmp_path / 'run/set_aside.jsonl'} says which and why",
-        f"1 of 12 target images cannot be used and were set aside; {tmp_path / 'run/set_aside.jsonl'} says which and why",
+        "2 of 12 source images cannot be used and were set aside; run/set_aside.jsonl says which and why",
+        "1 of 12 target images cannot be used and were set aside; run/set_aside.jsonl says which and why",
     ]
     assert any("10 source and 11 target images" in line for line in said)
     assert [(line["side"], line["path"]) for line in lines(tmp_path / "run")] == [

@@ -16,10 +16,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers import rng, scale_weights
 from unflip.data.folders import find_images, survey
+from unflip.data.labels import Classes
 from unflip.data.pairs import Images, Pairs, portion
 from unflip.engine.team import Team
 from unflip.methods import METHODS, Recipe
+from unflip.networks.segmenter import SegmenterConfig
+from unflip.runs import from_yaml
+from unflip.segmenterfolder import SegmenterModelConfig, save_segmenter
 from unflip.torchrun import processes
 from unflip.types import Size
 
@@ -114,9 +119,15 @@ def test_which_methods_leave_parameters_idle() -> None:
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Its last batch has one image, so that one process has nothing to do, and projecting terms pause in every other step."""
+    """Its last batch has one image, so that one process has nothing to do, and projecting terms pause in every other step. Its target is
+    balanced, by weights that the first process measures."""
     source, target = images_folder("s", 5, 40), images_folder("t", 4, 40)
-    settings = {"batch": 4, "budget": 9, "log_every": 1, "ema.half_life": 1e-6, "nce.every": 2, "identity_nce.every": 2}
+    reads = SegmenterModelConfig(
+        network=SegmenterConfig(width=4, halvings=2), classes=Classes(names=("a", "b"), palette=((0, 0, 0), (9, 9, 9)))
+    )
+    save_segmenter(tmp_path / "segmenter", reads, scale_weights(reads.network.build(2, rng()), seed=1).float())
+    settings: dict[str, object] = {"balance.segmenter": tmp_path / "segmenter", "balance.window": 3}
+    settings |= {"batch": 4, "budget": 9, "log_every": 1, "ema.half_life": 1e-6, "nce.every": 2, "identity_nce.every": 2}
     prefixes = {"one": [sys.executable], "two": None, "short": [sys.executable]}
     budgets = {"one": 9, "two": 9, "short": 8}
     runs = {
@@ -133,6 +144,8 @@ def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., P
     assert files["one"] - boards["one"] == files["two"] - boards["two"]
     one, two = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
     assert [line["seen"] for line in one] == [line["seen"] for line in two] == [4, 8, 9]
+    assert from_yaml(tmp_path / "two/config.yaml").balance == from_yaml(tmp_path / "one/config.yaml").balance
+    assert len(set(from_yaml(tmp_path / "two/config.yaml").balance.tilt.values())) == 2
     for a, b in zip(one, two, strict=True):
         shared = a.keys() - {"images_per_second"}
         assert {key: b[key] for key in shared} == pytest.approx({key: a[key] for key in shared}, rel=2e-4)

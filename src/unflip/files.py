@@ -196,6 +196,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def nameless(path: object) -> str:
+    """A path without the folders of whose machine it is on; a name on the hub as it is."""
+    return Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk, where the system can."""
     if os.name != "posix" and path.is_dir():

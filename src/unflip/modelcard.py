@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from unflip.files import nameless
 from unflip.methods.passes import SIDES
 
 NUMBERS = {
@@ -161,11 +162,6 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _interval(figure: Mapping[str, Any]) -> str:
     low, high = figure.get("low"), figure.get("high")
     return "unknown" if low is None or high is None else f"{shown(low)} to {shown(high)}"
-
-
-def nameless(path: object) -> str:
-    """A path without the folders of whose machine it is on; a name on the hub as it is."""
-    return Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
 
 
 def shown(value: float | None) -> str:

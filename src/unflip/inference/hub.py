@@ -12,8 +12,8 @@ from typing import Any
 
 from unflip import modelfolder
 from unflip.errors import MissingExtra, UserError, cut, one_line
-from unflip.files import sha256
-from unflip.modelcard import card, nameless
+from unflip.files import nameless, sha256
+from unflip.modelcard import card
 from unflip.modelfolder import WEIGHTS, ModelConfig
 from unflip.networks.hub import HUB, HubName
 

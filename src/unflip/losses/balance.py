@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unflip.config import Config
 from unflip.data.labels import Classes
+from unflip.files import nameless
 from unflip.losses.fixed import fixed
 from unflip.segmenterfolder import load_segmenter
 
@@ -57,7 +58,7 @@ class BalanceConfig(Config):
         before, after = self.variation
         moved = f"total variation of the class shares {before:.3f} -> {after:.3f}"
         worth = f"worth {self.effective:.0%} of its places"
-        return f"balance: the target weighs as the segmenter {self.segmenter} reads it: {moved}, {worth}"
+        return f"balance: the target weighs as the segmenter {nameless(self.segmenter)} reads it: {moved}, {worth}"
 
     @property
     def variation(self) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unflip.data.labels import GivenClasses
 from unflip.errors import UserError
+from unflip.files import nameless
 from unflip.losses.draws import Stream, TapShape
 from unflip.losses.fixed import FixedSegmenter, fixed, unfit
 from unflip.losses.precision import at_least_float32, full_precision
@@ -65,7 +66,7 @@ class Semantic(Term):
     def remark(self) -> str | None:
         if self.segmenter is None:
             return "semantic: sees the source's labels; judged by a segmenter trained along, which knows only the source's look"
-        return f"semantic: sees the source's labels; judged by the segmenter {self.segmenter}"
+        return f"semantic: sees the source's labels; judged by the segmenter {nameless(self.segmenter)}"
 
     def build(self, site: Site) -> nn.Module:
         assert self.classes is not None

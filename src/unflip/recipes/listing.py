@@ -52,7 +52,7 @@ class Listing(NamedTuple):
         for side in SIDES:
             if count := sum(each.side == side for each in self.aside):
                 what = f"{count:,} of {count + len(self.entries[side]):,} {side} images cannot be used and were set aside"
-                lines.append(f"{what}; {out / ASIDE} says which and why")
+                lines.append(f"{what}; {out.name}/{ASIDE} says which and why")
         return lines
 
     def write(self, out: Path, config: RunConfig) -> None:

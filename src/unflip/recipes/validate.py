@@ -25,6 +25,7 @@ from unflip.evaluation.features import feature_network
 from unflip.evaluation.judge import features_of, judge
 from unflip.evaluation.reader import Reader
 from unflip.evaluation.realism import frechet
+from unflip.files import nameless
 from unflip.inference.torch_backend import TorchTranslator
 from unflip.losses.semantic import Semantic
 from unflip.modelcard import NUMBERS, shown
@@ -187,7 +188,7 @@ class Validator:
         if isinstance(semantic, Semantic) and semantic.weight > 0 and semantic.segmenter == segmenter:
             remarks.append("validation: read by the segmenter of the term semantic, which the generator learns to please")
         if self.reader.held_out is None:
-            remarks.append(f"validation: no excess flip rate, as what {segmenter} confuses on real images is not known")
+            remarks.append(f"validation: no excess flip rate, as what {nameless(segmenter)} confuses on real images is not known")
         return remarks
 
 
