@@ -21,7 +21,7 @@ from unflip.data import streets
 from unflip.data.labels import Classes
 from unflip.losses import balance, fixed
 from unflip.losses.adversarial import discriminator_loss
-from unflip.losses.balance import Balance, BalanceConfig, surroundings, tilt
+from unflip.losses.balance import GOAL, Balance, BalanceConfig, at_places, surroundings, tilt
 from unflip.methods import METHODS, Recipe
 from unflip.methods.passes import FORWARD
 from unflip.recipes.train import train
@@ -49,7 +49,7 @@ def test_of_pure_places_the_weights_are_the_ratios_of_the_shares() -> None:
     assert np.allclose(found.weights[[0, 50, 80]], [0.2 / 0.5, 0.2 / 0.3, 0.6 / 0.2], rtol=2e-3)  # the ridge's share
     assert torch.equal(found.weights, (pure @ found.tilt - found.shift).exp())
 
-    known = BalanceConfig(segmenter=JUDGE, most=100).measured(wanted[None], pure, ("a", "b", "c"))
+    known = BalanceConfig(segmenter=JUDGE, most=100).measured(1, wanted[None], pure, ("a", "b", "c"))
     assert known.variation == pytest.approx((0.4, 0), abs=1e-3) and known.shares["c"] == pytest.approx((0.6, 0.2, 0.6), abs=1e-3)
     assert known.effective == pytest.approx(1 / (0.2**2 / 0.5 + 0.2**2 / 0.3 + 0.6**2 / 0.2), rel=2e-3)
 
@@ -92,12 +92,12 @@ def test_classes_that_one_domain_lacks() -> None:
     assert pure.any() and weights[pure].max() < 0.2 < weights[shares[:, 3] < 0.1].min()
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 40])
-def test_surroundings(window: int) -> None:
+@pytest.mark.parametrize("side", [1, 2, 5, 40])
+def test_surroundings(side: int) -> None:
     ids = torch.from_numpy(np.random.default_rng(1).integers(-1, 3, (2, 9, 11)))
     valid = torch.from_numpy(np.random.default_rng(2).random((2, 1, 9, 11)) < 0.8)
-    found = surroundings(ids, 3, window, valid)
-    before, after = (window - 1) // 2, window // 2
+    found = surroundings(ids, 3, side, valid)
+    before, after = (side - 1) // 2, side // 2
     for n, y, x in np.ndindex(2, 9, 11):
         square = np.s_[n, max(y - before, 0) : y + after + 1, max(x - before, 0) : x + after + 1]
         there = ids[square][valid[:, 0][square]]
@@ -123,9 +123,8 @@ def test_what_is_measured_balances_the_images(colors: None) -> None:
     """From images to weights: the weighted shares over the target's pixels are the source's, and without weights they are not."""
     random = np.random.default_rng(3)
     blocks = [torch.from_numpy(random.choice(3, (60, 4, 4), p=p).repeat(8, 1).repeat(8, 2)) for p in ([0.2, 0.7, 0.1], [0.5, 0.1, 0.4])]
-    config = BalanceConfig(segmenter=JUDGE, window=3)
-    empty = Balance(config)
-    config = config.measured(*(empty.shares(ids) for ids in blocks), names=empty.known.names)
+    config = BalanceConfig(segmenter=JUDGE)
+    config = config.measured(3, *(at_places(ids, 4, 3) for ids in blocks), names=CLASSES.names)
     assert set(config.tilt) == set(CLASSES.names) and config.tilt["tree"] > config.tilt["wall"] > config.tilt["sky"]
 
     weigh = Balance(config)
@@ -144,19 +143,18 @@ def test_what_is_measured_balances_the_images(colors: None) -> None:
 
 def test_what_is_ignored_is_never_read(colors: None) -> None:
     white = torch.full((1, 3, 8, 8), 0.9)  # nearest to the color of void
-    assert int(Balance(BalanceConfig(segmenter=JUDGE, window=3)).read(white).amax()) < 3
+    assert int(Balance(BalanceConfig(segmenter=JUDGE)).read(white).amax()) < 3
 
 
-def test_an_even_grid_of_places_is_measured(colors: None) -> None:
-    weigh = Balance(BalanceConfig(segmenter=JUDGE, window=1))
+def test_an_even_grid_of_places_is_measured() -> None:
     ids = labels(2, 96).clamp(max=2)
     expected = torch.stack([ids[n, y, x] for n in range(2) for y in range(1, 96, 3) for x in range(1, 96, 3)])
-    rows = weigh.shares(ids)
+    rows = at_places(ids, 4, 1)
     assert (expected == -1).any() and torch.equal(rows.argmax(1), expected[expected >= 0]) and (rows.sum(1) == 1).all()
     there = torch.zeros(2, 1, 96, 96, dtype=torch.bool)
     there[:, :, :, :48] = True
-    assert len(weigh.shares(ids.clamp(min=0), there)) == 2 * 32 * 16
-    assert len(weigh.shares(labels(1, 20).clamp(0, 2))) == 20 * 20
+    assert len(at_places(ids.clamp(min=0), 4, 1, there)) == 2 * 32 * 16
+    assert len(at_places(labels(1, 20).clamp(0, 2), 4, 1)) == 20 * 20
 
 
 # --- the discriminator
@@ -303,10 +301,16 @@ def test_labels_go_to_the_balance_and_to_the_term_where_both_are_named(colors: N
     assert "semantic" in balanced(balance=None).terms
 
 
-def test_the_square_is_as_large_as_what_the_discriminator_judges(colors: None, config: Callable[..., RunConfig]) -> None:
-    for layers, side in ((1, 18), (2, 40)):
-        chosen = config("cut", f"balance.segmenter={JUDGE}", f"discriminator.layers={layers}")
-        assert chosen.balance.window == chosen.discriminator.patch == side
+def test_the_square_is_halved_until_the_shares_match(colors: None, balanced: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """From the patch of the discriminator on, which is as large as a crop here and holds a mixture of all classes."""
+    assert balanced().discriminator.patch == 40
+    found = {}
+    for window in ("null", 40, 20, 10, 5):
+        run = quietly(balanced("cut", *SELDOM, f"balance.window={window}", budget=1), tmp_path / f"{window}")
+        found[window] = from_yaml(run / "config.yaml").balance
+    assert [found[side].side for side in (40, 20, 10, 5)] == [40, 20, 10, 5], "what is given is taken"
+    near = [side for side in (40, 20, 10, 5) if found[side].variation[1] <= GOAL]
+    assert found["null"].side == near[0] < 40 and found["null"].tilt == found[near[0]].tilt
 
 
 def test_what_cannot_be_balanced_is_one_line(

@@ -230,8 +230,6 @@ class RunConfig(Recipe):
             read = None if data.source_labels is None else data.classes
             if trouble := unfit(self.balance.segmenter, data.resize, read):
                 raise ValueError(f"balance: {trouble}")
-            if self.balance.window is None:
-                self._fill(balance=self.balance.model_copy(update={"window": self.discriminator.patch}))
         if labeled and self.data.classes is not None:
             update = {"classes": self.data.classes}
             self._fill(terms={name: term.model_copy(update=update) if name in labeled else term for name, term in self.terms.items()})
@@ -352,7 +350,6 @@ IMPLIED = (
     "robustness.weight",
     "robustness.noise",
     "multiscale.window",
-    "balance.window",
     "semantic.classes",
     "log_every",
     "sample_every",

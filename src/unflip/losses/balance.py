@@ -20,12 +20,14 @@ from unflip.files import nameless
 from unflip.losses.fixed import fixed
 from unflip.segmenterfolder import load_segmenter
 
-MEASURED = ("tilt", "shift", "shares", "effective")
+MEASURED = ("side", "tilt", "shift", "shares", "effective")
 """Fields of the configuration that are."""
 RIDGE = 1e-4
 """Times half the squared length of lambda: what keeps it finite where no weights reach the source's shares."""
 PLACES = 32
 """A side, of a crop, at which shares are measured: neighbors tell nearly the same."""
+GOAL = 0.05
+"""The total variation of shares that is near enough, as where images are chosen (``unflip audit --balance``)."""
 
 
 class BalanceConfig(Config):
@@ -41,9 +43,12 @@ class BalanceConfig(Config):
     segmenter: Path
     """The folder of a segmenter that reads the target, and the source where that has no labels; or its id on the hub."""
     window: PositiveInt | None = None
-    """The side of the square, in pixels. Default: that of the patches that the discriminator judges."""
+    """The side of the square, in pixels. Default: that of the patches that the discriminator judges, whose mixtures are the ones to match;
+    halved until the weighed shares are within a total variation of 0.05, as the target may have no such mixtures."""
     most: float = Field(default=20.0, ge=1)
     """The largest weight."""
+    side: PositiveInt | None = None
+    """The square's, as it is; measured."""
     tilt: dict[str, float] = {}
     """lambda, of every class that the segmenter knows. Empty: measured."""
     shift: float = 0.0
@@ -66,12 +71,14 @@ class BalanceConfig(Config):
         without, weighed = (sum(abs(of[0] - of[k]) for of in self.shares.values()) / 2 for k in (1, 2))
         return without, weighed
 
-    def measured(self, source: Tensor, target: Tensor, names: tuple[str, ...]) -> Self:
-        """With what makes the target's shares ``(M, K)``, at many places, the source's on average; ``names``: of the classes."""
+    def measured(self, side: int, source: Tensor, target: Tensor, names: tuple[str, ...]) -> Self:
+        """With what makes the target's shares ``(M, K)``, in squares of ``side`` at many places, the source's on average; ``names``: of the
+        classes."""
         target, wanted = target.double(), source.double().mean(0)
         found = tilt(target, wanted, self.most)
         means = torch.stack([wanted, target.mean(0), (found.weights[:, None] * target).mean(0)], 1)
         update = {
+            "side": side,
             "tilt": {name: round(value, 6) for name, value in zip(names, found.tilt.tolist(), strict=True)},
             "shift": round(found.shift, 6),
             "shares": {name: tuple(round(share, 4) for share in of) for name, of in zip(names, means.tolist(), strict=True)},
@@ -127,18 +134,26 @@ def _shift(exponents: Tensor, most: float) -> float:
     return (low + high) / 2
 
 
-def surroundings(ids: Tensor, classes: int, window: int, valid: Tensor | None = None) -> Tensor:
-    """The share of each class in the square of side ``window`` around every pixel: ids ``(N, H, W)`` to ``(N, classes, H, W)`` float32.
+def surroundings(ids: Tensor, classes: int, side: int, valid: Tensor | None = None) -> Tensor:
+    """The share of each class in the square of ``side`` around every pixel: ids ``(N, H, W)`` to ``(N, classes, H, W)`` float32.
 
     Pixels outside, of id -1, or not ``valid`` ``(N, 1, H, W)``, count nowhere; where there are no others, all shares are 0.
     """
     counted = ids >= 0 if valid is None else (ids >= 0) & valid[:, 0]
     hot = F.one_hot(ids.clamp(min=0), classes).movedim(-1, 1) * counted[:, None]
-    sums = F.pad(hot.float(), ((window - 1) // 2 + 1, window // 2) * 2)
-    for dim, side in ((2, ids.shape[1]), (3, ids.shape[2])):  # counts, which are exact, and no slower for a larger square
+    sums = F.pad(hot.float(), ((side - 1) // 2 + 1, side // 2) * 2)
+    for dim, length in ((2, ids.shape[1]), (3, ids.shape[2])):  # counts, which are exact, and no slower for a larger square
         until = sums.cumsum(dim)
-        sums = until.narrow(dim, window, side) - until.narrow(dim, 0, side)
+        sums = until.narrow(dim, side, length) - until.narrow(dim, 0, length)
     return sums / sums.sum(1, keepdim=True).clamp(min=1)
+
+
+def at_places(ids: Tensor, classes: int, side: int, valid: Tensor | None = None) -> Tensor:
+    """:func:`surroundings` at an even grid of places, at most ``PLACES`` a side: ``(M, classes)``; without those that have no class."""
+    down, across = (-(-length // PLACES) for length in ids.shape[1:])
+    grid = surroundings(ids, classes, side, valid)[..., down // 2 :: down, across // 2 :: across]
+    rows = grid.movedim(1, -1).flatten(0, 2)
+    return rows[rows.sum(1) > 0]
 
 
 class Balance(nn.Module):
@@ -149,9 +164,8 @@ class Balance(nn.Module):
 
     def __init__(self, config: BalanceConfig, classes: Classes | None = None) -> None:
         super().__init__()
-        assert config.window is not None, "filled in by the run's configuration"
         model = load_segmenter(config.segmenter)
-        self.config, self.window, self.known = config, config.window, model.config.classes
+        self.config, self.known = config, model.config.classes
         self.segmenter = fixed(model, config.segmenter, classes)
         by = [config.tilt.get(name, 0.0) for name in self.known.names]
         self.register_buffer("tilt", torch.tensor(by), persistent=False)
@@ -166,17 +180,10 @@ class Balance(nn.Module):
         """Ids ``(N, H, W)`` of images ``(N, 3, H, W)`` in [-1, 1]: the likeliest of the classes that the segmenter has learned."""
         return self.kept[self.segmenter(images)[:, self.kept].argmax(1)]
 
-    def shares(self, ids: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The shares around an even grid of places, at most ``PLACES`` a side: ids ``(N, H, W)`` to ``(M, K)``; places without any are
-        left out."""
-        around = surroundings(ids, len(self.known.names), self.window, valid)
-        down, across = (-(-side // PLACES) for side in ids.shape[1:])
-        rows = around[..., down // 2 :: down, across // 2 :: across].movedim(1, -1).flatten(0, 2)
-        return rows[rows.sum(1) > 0]
-
     @torch.no_grad()
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """What every pixel of target images ``(N, 3, H, W)`` weighs: ``(N, 1, H, W)`` float32."""
-        around = surroundings(self.read(images), len(self.known.names), self.window, valid)
+        assert self.config.side is not None, "measured before training"
+        around = surroundings(self.read(images), len(self.known.names), self.config.side, valid)
         exponents = torch.einsum("nkhw,k->nhw", around, self.tilt.to(around))
         return (exponents - self.config.shift).exp().clamp(max=self.config.most)[:, None]

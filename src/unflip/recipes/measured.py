@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from unflip.data.transforms import to_ids, to_network
 from unflip.engine.trainer import seen_by_networks
 from unflip.errors import UserError
 from unflip.losses import Term
-from unflip.losses.balance import MEASURED, Balance, BalanceConfig
+from unflip.losses.balance import GOAL, MEASURED, Balance, BalanceConfig, at_places
 from unflip.methods.passes import FORWARD
 from unflip.progress import Bar
 from unflip.runs import RunConfig, from_yaml
@@ -20,8 +21,11 @@ from unflip.types import Batch
 
 CROPS = 400
 """Of each domain that are looked at."""
-READ = 8
-"""Crops that a segmenter reads at once."""
+AT_ONCE = 8
+"""Crops that a segmenter reads together."""
+
+Read = tuple[Tensor, Tensor | None]
+"""Class ids of crops, ``(N, H, W)``, and where these hold something."""
 
 
 def crops(pairs: Pairs, which: range) -> Batch:
@@ -54,18 +58,23 @@ def balance_measured(config: RunConfig, pairs: Pairs, device: torch.device, prog
         if not images.bands.plain or images.bands.count != 3:
             raise UserError(f"balance: its segmenter reads 8-bit images in color, which those of the {side} are not; leave balance out")
     balance = Balance(config.balance, config.data.classes if labeled else None).to(device)
-    shares: dict[str, list[Tensor]] = {"source": [], "target": []}
-    count = min(CROPS, len(pairs))
-    with Bar("balance: reading crops", count, quiet=not progress) as bar:
-        for start in range(0, count, READ):
-            seen = crops(pairs, range(start, min(start + READ, count)))
+    drawn = copy.copy(pairs)
+    drawn.length = max(CROPS, len(pairs))  # a run of a few images is to be balanced as well as a long one
+    read: tuple[list[Read], list[Read]] = [], []
+    with Bar("balance: reading crops", CROPS, quiet=not progress) as bar:
+        for start in range(0, CROPS, AT_ONCE):
+            seen = crops(drawn, range(start, start + AT_ONCE))
             source = balance.read(seen.source.to(device)) if seen.labels is None else balance.segmenter.ids(seen.labels.to(device))
-            ids = {"source": source, "target": balance.read(seen.target.to(device))}
-            for k, (side, found) in enumerate(ids.items()):
-                there = None if seen.valid is None else seen.valid[k].to(device)
-                shares[side].append(balance.shares(found, there).cpu())
-            bar.show(start + len(seen.source))
-    return config.balance.measured(torch.cat(shares["source"]), torch.cat(shares["target"]), balance.known.names)
+            for k, ids in enumerate((source, balance.read(seen.target.to(device)))):
+                read[k].append((ids.to(torch.int16).cpu(), None if seen.valid is None else seen.valid[k]))
+            bar.show(start + AT_ONCE)
+    side, names = config.balance.window or config.discriminator.patch, balance.known.names
+    while True:
+        source, target = (torch.cat([at_places(ids.long(), len(names), side, valid) for ids, valid in each]) for each in read)
+        found = config.balance.measured(side, source, target, names)
+        if config.balance.window is not None or found.variation[1] <= GOAL or side == 1:
+            return found
+        side = side // 2
 
 
 def measured_there(out: Path, config: RunConfig) -> RunConfig:
