@@ -31,7 +31,9 @@ def train(
     classes: Annotated[Path | None, typer.Option(metavar="FILE|NAME", help=CLASSES)] = None,
     balance: Annotated[
         Path | None,
-        typer.Option(metavar="M", help="A segmenter that reads the target: weigh its places so that classes have the source's shares."),
+        typer.Option(
+            metavar="M", help="A segmenter that reads the target: weigh places so that classes have the same shares in both domains."
+        ),
     ] = None,
     val_source: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to validate on, by which the run's checkpoint is chosen.")
