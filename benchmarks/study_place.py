@@ -22,7 +22,7 @@ JUDGES = ("judge", "second_judge")
 translations again, which shows what depends on the judge."""
 
 GUIDE = "guide"
-"""A third one, which judges nothing: by its reading places weigh, where a variant has them weighed."""
+"""A third one, which judges nothing: what weighs the places of target images where a variant has them weighed."""
 READERS = (*JUDGES, GUIDE)
 
 

@@ -142,8 +142,8 @@ class Variant:
     balanced: bool = False
     """Whether it is trained on images of both domains that ``unflip audit --balance`` chooses, by what the judge reads in the target."""
     weighed: bool = False
-    """Whether places weigh so that classes have the same shares in both domains (``--balance``), as a segmenter reads them that judges
-    nothing."""
+    """Whether places of target images weigh so that classes have the source's shares (``--balance``), as a segmenter reads them that
+    judges nothing."""
 
     def ends(self, study: Study, lists: Path) -> tuple[Path, Path]:
         """Source and target that it is trained on; ``lists``: where those of chosen images are."""

@@ -119,7 +119,7 @@ def test_which_methods_leave_parameters_idle() -> None:
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Its last batch has one image, so that one process has nothing to do, and projecting terms pause in every other step. Its domains are
+    """Its last batch has one image, so that one process has nothing to do, and projecting terms pause in every other step. Its target is
     balanced, by weights that the first process measures."""
     source, target = images_folder("s", 5, 40), images_folder("t", 4, 40)
     reads = SegmenterModelConfig(
@@ -145,7 +145,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(images_folder: Callable[..., P
     one, two = ([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two"))
     assert [line["seen"] for line in one] == [line["seen"] for line in two] == [4, 8, 9]
     assert from_yaml(tmp_path / "two/config.yaml").balance == from_yaml(tmp_path / "one/config.yaml").balance
-    assert len(set(from_yaml(tmp_path / "two/config.yaml").balance.odds.values())) == 2
+    assert len(set(from_yaml(tmp_path / "two/config.yaml").balance.tilt.values())) == 2
     for a, b in zip(one, two, strict=True):
         shared = a.keys() - {"images_per_second"}
         assert {key: b[key] for key in shared} == pytest.approx({key: a[key] for key in shared}, rel=2e-4)

@@ -24,7 +24,7 @@ from pydantic import (
 from unflip import yamls
 from unflip.config import Config, problem, unknown
 from unflip.data.bands import GivenBands
-from unflip.data.labels import Classes, GivenClasses
+from unflip.data.labels import GivenClasses
 from unflip.data.resize import GivenResize
 from unflip.errors import UserError
 from unflip.losses import TERMS
@@ -127,7 +127,7 @@ class RunConfig(Recipe):
     """Compile the networks and record steps as CUDA graphs, which takes a minute or two; ``auto``: on GPUs, where a compiler is there."""
     ema: EmaConfig = EmaConfig()
     balance: BalanceConfig | None = None
-    """Weigh the places of images, so that classes have the same shares in both domains; None: all weigh the same."""
+    """Weigh the places of target images, so that classes have the source's shares among them; None: all weigh the same."""
     init: Path | None = None
     """A run or model folder whose weights this run starts from."""
     log_every: NonNegativeInt = 0
@@ -147,11 +147,6 @@ class RunConfig(Recipe):
     def validates(self) -> bool:
         """Whether checkpoints are judged as the run goes on."""
         return self.data.val_source is not None
-
-    @property
-    def labels_of_source(self) -> Classes | None:
-        """The classes of the source's labels; None: it has none."""
-        return self.data.classes if self.data.source_labels is not None else None
 
     def compiles(self, device: torch.device) -> bool:
         """Whether a run on ``device`` compiles. Raises ``UserError`` where it is told to and cannot."""
@@ -232,10 +227,9 @@ class RunConfig(Recipe):
         if self.data.source_labels is not None and not labeled and self.balance is None:
             raise ValueError("labels of the source are given, but no term reads them; leave them out, or set semantic.weight=1")
         if self.balance is not None:
-            if trouble := unfit(self.balance.segmenter, data.resize, self.labels_of_source):
+            read = None if data.source_labels is None else data.classes
+            if trouble := unfit(self.balance.segmenter, data.resize, read):
                 raise ValueError(f"balance: {trouble}")
-            if self.balance.window is None:
-                self._fill(balance=self.balance.model_copy(update={"window": self.discriminator.patch}))
         if labeled and self.data.classes is not None:
             update = {"classes": self.data.classes}
             self._fill(terms={name: term.model_copy(update=update) if name in labeled else term for name, term in self.terms.items()})
@@ -356,7 +350,6 @@ IMPLIED = (
     "robustness.weight",
     "robustness.noise",
     "multiscale.window",
-    "balance.window",
     "semantic.classes",
     "log_every",
     "sample_every",

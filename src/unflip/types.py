@@ -59,8 +59,8 @@ class Batch(NamedTuple):
     """Class ids of the source, ``(N, H, W)``: int64 with -1 for ignored pixels; from the loader, uint8 with 255."""
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. From the loader, NaN says so instead."""
-    weights: tuple[Tensor, Tensor] | None = None
-    """What every pixel of source and target weighs to the discriminator, ``(N, 1, H, W)``, 1 on average; None: all the same."""
+    weights: Tensor | None = None
+    """What every pixel of the target weighs to the discriminator, ``(N, 1, H, W)``, 1 on average; None: all the same."""
     news: tuple[str, ...] = ()
     """From the loader, a line for every file that could not be read and for which another stands in, and for every start of its workers."""
 
@@ -70,8 +70,8 @@ class Shown(NamedTuple):
 
     real: Tensor
     fake: Tensor
-    weights: tuple[Tensor, Tensor] | None = None
-    """What every pixel of ``real`` and of ``fake`` weighs, ``(N, 1, H, W)``; None: all the same."""
+    weights: Tensor | None = None
+    """What every pixel of ``real`` weighs, ``(N, 1, H, W)``; None: all the same."""
 
 
 def _as_is(image: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class Step:
     """Class ids of the source, ``(N, H, W)`` int64; -1: ignored."""
     valid: tuple[Tensor, Tensor] | None = None
     """Where source and target hold something, ``(N, 1, H, W)`` boolean; None: everywhere. All images here are 0 where theirs does not."""
-    weights: tuple[Tensor, Tensor] | None = None
-    """What every pixel of source and target weighs, ``(N, 1, H, W)``; None: all the same."""
+    weights: Tensor | None = None
+    """What every pixel of the target weighs, ``(N, 1, H, W)``; None: all the same."""
     features: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     finish: Callable[[Tensor], Tensor] = field(default_factory=lambda: _as_is)
     """What becomes of an image that the generator makes of ``features["source"]`` before anything reads it, as of the translation: 0 where
@@ -111,7 +111,7 @@ class Step:
 
     def shown(self) -> Shown:
         """What the discriminator is to tell apart; nothing of it has a gradient."""
-        return Shown(self.shared(self.target), self.shared(self.fake.detach()), None if self.weights is None else self.weights[::-1])
+        return Shown(self.shared(self.target), self.shared(self.fake.detach()), self.weights)
 
     def shared(self, image: Tensor) -> Tensor:
         """``image``, of source or target, where both of them hold something: so that holes do not tell a translation from a target."""

@@ -31,9 +31,7 @@ def train(
     classes: Annotated[Path | None, typer.Option(metavar="FILE|NAME", help=CLASSES)] = None,
     balance: Annotated[
         Path | None,
-        typer.Option(
-            metavar="M", help="A segmenter that reads the target: weigh places so that classes have the same shares in both domains."
-        ),
+        typer.Option(metavar="M", help="A segmenter that reads the target: weigh its places so that classes have the source's shares."),
     ] = None,
     val_source: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to validate on, by which the run's checkpoint is chosen.")

@@ -15,7 +15,6 @@ from unflip.data.bands import Bands
 from unflip.data.pairs import portion
 from unflip.data.transforms import holes, to_ids, to_network, widened
 from unflip.engine.guard import unless_finite
-from unflip.engine.pool import ImagePool
 from unflip.engine.team import Team
 from unflip.engine.training import Training
 from unflip.errors import UserError
@@ -176,20 +175,12 @@ def _both_turns(training: Training, batch: Batch, whole: int, weights: dict[str,
         found, pairs = _turn(training, "generator", piece._replace(first=0, step=0), draws, weights, share, k == len(pieces))
         _add(parts, found, share)
         training.averages.look(*next(iter(pairs.values()))[:2])
-        shown.append({view: _from_pool(training.pools[view], pair, piece.first) for view, pair in pairs.items()})
+        shown.append({view: pair._replace(fake=training.pools[view].query(pair.fake, piece.first)) for view, pair in pairs.items()})
     for k, ((_, share), pairs) in enumerate(zip(pieces, shown, strict=True), 1):
         _add(parts, _turn(training, "discriminator", pairs, share, k == len(pieces)), share)
     training.averages.add(parts)
     training.missed += torch.stack([guard.skip for guard in training.guards.values()]).amax()
     return parts
-
-
-def _from_pool(pool: ImagePool, pair: Shown, first: int) -> Shown:
-    """With what the pool shows in place of the translations, and what that weighs."""
-    if pair.weights is None:
-        return pair._replace(fake=pool.query(pair.fake, first))
-    fake, weights = pool.query(torch.cat([pair.fake, pair.weights[1]], 1), first).split([pair.fake.shape[1], 1], 1)
-    return Shown(pair.real, fake, (pair.weights[0], weights))
 
 
 def _turn(training: Training, player: str, *given: Any) -> Any:
@@ -240,7 +231,7 @@ def _moved(training: Training, batch: Batch) -> Batch:
     labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
     source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
     seen = seen_by_networks(Batch(source, target, batch.first, batch.step, labels), training.bands)
-    return seen if training.balance is None else seen._replace(weights=training.balance(seen))
+    return seen if training.balance is None else seen._replace(weights=training.balance(seen.target, seen.valid and seen.valid[1]))
 
 
 def seen_by_networks(batch: Batch, bands: tuple[Bands, Bands]) -> Batch:

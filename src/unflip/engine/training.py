@@ -36,7 +36,7 @@ class Training:
     bands: tuple[Bands, Bands] = (RGB, RGB)
     """Of the images of source and target."""
     balance: Balance | None = None
-    """What weighs the places of images, if anything does."""
+    """What weighs the places of target images, if anything does."""
     team: Team = field(default_factory=Team)
     """The processes that train together; each has its portion of every batch, and pools of its own."""
     images: str = ""
@@ -72,7 +72,7 @@ def assemble(config: RunConfig, bands: tuple[Bands, Bands], fabric: Fabric, team
     with team.together():
         generator = GeneratorPlayer(config, channels, config.seed)
         discriminator = DiscriminatorPlayer(config, channels, config.seed)
-        balance = None if config.balance is None else Balance(config.balance, config.labels_of_source).to(fabric.device)
+        balance = None if config.balance is None else Balance(config.balance).to(fabric.device)
         compiled = config.compiles(fabric.device)
     torch.backends.cudnn.benchmark = compiled  # crops are of one size, and steps many
     if compiled:

@@ -1,17 +1,17 @@
-"""Balanced domains: the discriminator compares source and target as if their classes had the same shares.
+"""Balanced target: places of target images weigh so much that the classes have the source's shares among them.
 
-What matches a target with few trees best is a translation with few trees. So places weigh: what one domain has more of than the other
-weighs less in it, and where only one of them has something, the discriminator has no say.
+What matches a target with few trees best is a translation with few trees. With weights, the discriminator is shown as many as the source
+has, and a translation that flips nothing is one that it cannot tell from the target.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from unflip.config import Config
@@ -19,88 +19,119 @@ from unflip.data.labels import Classes
 from unflip.files import nameless
 from unflip.losses.fixed import fixed
 from unflip.segmenterfolder import load_segmenter
-from unflip.types import Batch
 
-MEASURED = ("odds", "base", "means", "shares", "effective")
+MEASURED = ("side", "tilt", "shift", "shares", "effective")
 """Fields of the configuration that are."""
-RIDGE = 1e-8
-"""Times half the squared length of beta: what keeps it finite where a class is in one domain only."""
+RIDGE = 1e-4
+"""Times half the squared length of lambda: what keeps it finite where no weights reach the source's shares."""
 PLACES = 32
 """A side, of a crop, at which shares are measured: neighbors tell nearly the same."""
+GOAL = 0.05
+"""The total variation of shares that is near enough, as where images are chosen (``unflip audit --balance``)."""
 
 
 class BalanceConfig(Config):
-    """Whether places weigh in the game of generator and discriminator, and by whose reading. With
+    """Whether places of target images are weighed for the discriminator, and by whose reading. A place y weighs
 
-        e(m) = sigmoid(beta . m + b)     the chance that a place is the source's, by the shares m of the classes in the square around it
+        w(y) = min(exp(lambda . m(y) - c), most)
 
-    places of the source weigh 1 - e, and those of the target e, each in proportion to their mean. Where e is a logistic regression, the
-    weighted means of m are then the same in both domains (overlap weights; Li, Morgan, Zaslavsky, JASA 2018, theorem 3).
+    with m(y), the shares of the classes in the square around it. lambda makes the weighted mean of m over the target what the mean of m
+    is over the source: of all weights that do, these are nearest to equal ones (entropy balancing; Hainmueller, Political Analysis 2012).
+    c makes the mean weight 1.
     """
 
     segmenter: Path
     """The folder of a segmenter that reads the target, and the source where that has no labels; or its id on the hub."""
     window: PositiveInt | None = None
-    """The side of the square, in pixels. Default: that of the patches that the discriminator judges, whose mixtures are to be alike."""
-    odds: dict[str, float] = {}
-    """beta, of every class that the segmenter knows. Empty: measured."""
-    base: float = 0.0
-    """b; measured with it."""
-    means: tuple[float, float] = (1.0, 1.0)
-    """The mean of 1 - e over the source, and of e over the target."""
-    shares: dict[str, tuple[float, float, float, float]] = {}
-    """Of every class: in the source, in the target, and in each of the two as it is weighed. As measured."""
-    effective: tuple[float, float] = (1.0, 1.0)
-    """Weighed, the places of source and target are worth these shares of their number (Kish: squared mean weight over mean squared one)."""
+    """The side of the square, in pixels. Default: that of the patches that the discriminator judges, whose mixtures are the ones to match;
+    halved until the weighed shares are within a total variation of 0.05, as the target may have no such mixtures."""
+    most: float = Field(default=20.0, ge=1)
+    """The largest weight."""
+    side: PositiveInt | None = None
+    """The square's, as it is; measured."""
+    tilt: dict[str, float] = {}
+    """lambda, of every class that the segmenter knows. Empty: measured."""
+    shift: float = 0.0
+    """c; measured with it."""
+    shares: dict[str, tuple[float, float, float]] = {}
+    """Of every class: in the source, in the target, and in the target as it is weighed. As measured."""
+    effective: float = 1.0
+    """Weighted, the target's places are worth this share of their number (Kish: the squared mean weight over the mean squared one)."""
 
     def remark(self) -> str:
         """What a reader of the run's results must know."""
         before, after = self.variation
         moved = f"total variation of the class shares {before:.3f} -> {after:.3f}"
-        worth = "worth {:.0%} of the source's and {:.0%} of the target's places".format(*self.effective)
-        return f"balance: places weigh by what the segmenter {nameless(self.segmenter)} reads around them: {moved}, {worth}"
+        worth = f"worth {self.effective:.0%} of its places"
+        return f"balance: the target weighs as the segmenter {nameless(self.segmenter)} reads it: {moved}, {worth}"
 
     @property
     def variation(self) -> tuple[float, float]:
         """The total variation between the class shares of source and target, without and with weights."""
-        without, weighed = (sum(abs(of[k] - of[k + 1]) for of in self.shares.values()) / 2 for k in (0, 2))
+        without, weighed = (sum(abs(of[0] - of[k]) for of in self.shares.values()) / 2 for k in (1, 2))
         return without, weighed
 
-    def measured(self, source: Tensor, target: Tensor, names: tuple[str, ...]) -> Self:
-        """With what balances the shares ``(M, K)`` at many places of both domains; ``names``: of the classes."""
-        source, target = source.double(), target.double()
-        odds, base = regression(source, target)
-        of_source, of_target = (-(source @ odds + base)).sigmoid(), (target @ odds + base).sigmoid()  # 1 - e and e
-        weighed = [weights @ m / weights.sum() for weights, m in ((of_source, source), (of_target, target))]
-        shares = torch.stack([source.mean(0), target.mean(0), *weighed], 1).tolist()
-        worth = (float(weights.mean().square() / weights.square().mean()) for weights in (of_source, of_target))
+    def measured(self, side: int, source: Tensor, target: Tensor, names: tuple[str, ...]) -> Self:
+        """With what makes the target's shares ``(M, K)``, in squares of ``side`` at many places, the source's on average; ``names``: of the
+        classes."""
+        target, wanted = target.double(), source.double().mean(0)
+        found = tilt(target, wanted, self.most)
+        means = torch.stack([wanted, target.mean(0), (found.weights[:, None] * target).mean(0)], 1)
         update = {
-            "odds": {name: round(value, 6) for name, value in zip(names, odds.tolist(), strict=True)},
-            "base": round(base, 6),
-            "means": tuple(float(f"{weights.mean():.6g}") for weights in (of_source, of_target)),
-            "shares": {name: tuple(round(share, 4) for share in four) for name, four in zip(names, shares, strict=True)},
-            "effective": tuple(round(share, 4) for share in worth),
+            "side": side,
+            "tilt": {name: round(value, 6) for name, value in zip(names, found.tilt.tolist(), strict=True)},
+            "shift": round(found.shift, 6),
+            "shares": {name: tuple(round(share, 4) for share in of) for name, of in zip(names, means.tolist(), strict=True)},
+            "effective": round(float(found.weights.mean().square() / found.weights.square().mean()), 4),
         }
         return self.model_copy(update=update)
 
 
-def regression(source: Tensor, target: Tensor) -> tuple[Tensor, float]:
-    """beta ``(K,)`` and b of the logistic regression that tells places of the source from places of the target by their shares ``(M, K)``,
-    the two domains counting the same; all float64. Classes that neither has have 0.
-    """
-    found = torch.zeros(source.shape[1] + 1, dtype=torch.float64).requires_grad_()
-    solver = torch.optim.LBFGS([found], max_iter=1_000, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+class Tilt(NamedTuple):
+    """What :func:`tilt` finds."""
 
-    def loss() -> Tensor:
+    tilt: Tensor
+    """lambda, ``(K,)`` float64."""
+    shift: float
+    weights: Tensor
+    """``(M,)`` float64."""
+
+
+def tilt(shares: Tensor, wanted: Tensor, most: float) -> Tilt:
+    """The weights ``min(exp(lambda . m - c), most)`` of ``shares`` m ``(M, K)`` whose mean is 1 and whose weighted mean share is ``wanted``
+    ``(K,)``, as nearly as ``most`` lets them.
+
+    lambda minimizes the convex ``log mean exp(lambda . m) - lambda . wanted + RIDGE / 2 |lambda|^2``, whose gradient is the difference of
+    the means. Classes that ``shares`` lack have 0.
+    """
+    shares, wanted = shares.double(), wanted.double()
+    there = shares.amax(0) > 0
+    found = torch.zeros_like(wanted).requires_grad_()
+    solver = torch.optim.LBFGS([found], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+
+    def dual() -> Tensor:
         solver.zero_grad()
-        odds, base = found[:-1], found[-1]
-        of_source, of_target = (F.softplus(sign * (m @ odds + base)).mean() for sign, m in ((-1, source), (1, target)))
-        value = (of_source + of_target) / 2 + RIDGE / 2 * odds.square().sum()
+        by = found * there
+        value = (shares @ by).logsumexp(0) - by @ wanted + RIDGE / 2 * by.square().sum()
         value.backward()
         return value.detach()
 
-    solver.step(loss)
-    return found[:-1].detach(), float(found[-1].detach())
+    solver.step(dual)
+    exponents = shares @ (by := (found * there).detach())
+    shift = _shift(exponents, most)
+    return Tilt(by, shift, (exponents - shift).exp().clamp(max=most))
+
+
+def _shift(exponents: Tensor, most: float) -> float:
+    """c, for which ``min(exp(exponents - c), most)`` has mean 1: it falls as c rises."""
+    low, high = (float(end) for end in exponents.aminmax())
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float((exponents - middle).exp().clamp(max=most).mean()) > 1:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def surroundings(ids: Tensor, classes: int, side: int, valid: Tensor | None = None) -> Tensor:
@@ -126,19 +157,18 @@ def at_places(ids: Tensor, classes: int, side: int, valid: Tensor | None = None)
 
 
 class Balance(nn.Module):
-    """A segmenter, what is around every pixel as it reads it or as labels of ``classes`` say, and what the pixel weighs by that."""
+    """A segmenter, what is around every pixel as it reads it, and, where that has been measured, what the pixel weighs."""
 
-    odds: Tensor
+    tilt: Tensor
     kept: Tensor
 
     def __init__(self, config: BalanceConfig, classes: Classes | None = None) -> None:
         super().__init__()
-        assert config.window is not None, "filled in by the run's configuration"
         model = load_segmenter(config.segmenter)
-        self.config, self.window, self.known = config, config.window, model.config.classes
+        self.config, self.known = config, model.config.classes
         self.segmenter = fixed(model, config.segmenter, classes)
-        odds = [config.odds.get(name, 0.0) for name in self.known.names]
-        self.register_buffer("odds", torch.tensor(odds), persistent=False)
+        by = [config.tilt.get(name, 0.0) for name in self.known.names]
+        self.register_buffer("tilt", torch.tensor(by), persistent=False)
         self.register_buffer("kept", torch.tensor(self.known.kept), persistent=False)
 
     def fixed_weights(self) -> dict[str, str]:
@@ -146,23 +176,14 @@ class Balance(nn.Module):
         return {"balance.segmenter": self.segmenter.digest()}
 
     @torch.no_grad()
-    def ids(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The segmenter's class ids ``(N, H, W)`` of source and target: by the source's labels if there are any, else as it reads them."""
-        source = self._read(batch.source) if batch.labels is None else self.segmenter.ids(batch.labels)
-        return source, self._read(batch.target)
-
-    def _read(self, images: Tensor) -> Tensor:
-        """The likeliest of the classes that the segmenter has learned."""
+    def read(self, images: Tensor) -> Tensor:
+        """Ids ``(N, H, W)`` of images ``(N, 3, H, W)`` in [-1, 1]: the likeliest of the classes that the segmenter has learned."""
         return self.kept[self.segmenter(images)[:, self.kept].argmax(1)]
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What every pixel of source and target weighs, ``(N, 1, H, W)``: of a batch as the networks see it, with its labels if any."""
-        source, target = (self._log_odds(ids, batch.valid and batch.valid[k]) for k, ids in enumerate(self.ids(batch)))
-        of_source, of_target = self.config.means
-        return (-source).sigmoid() / of_source, target.sigmoid() / of_target  # 1 - e = sigmoid(-(beta . m + b))
-
-    def _log_odds(self, ids: Tensor, valid: Tensor | None) -> Tensor:
-        """beta . m + b of every pixel."""
-        around = surroundings(ids, len(self.known.names), self.window, valid)
-        return torch.einsum("nkhw,k->nhw", around, self.odds.to(around))[:, None] + self.config.base
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+        """What every pixel of target images ``(N, 3, H, W)`` weighs: ``(N, 1, H, W)`` float32."""
+        assert self.config.side is not None, "measured before training"
+        around = surroundings(self.read(images), len(self.known.names), self.config.side, valid)
+        exponents = torch.einsum("nkhw,k->nhw", around, self.tilt.to(around))
+        return (exponents - self.config.shift).exp().clamp(max=self.config.most)[:, None]

@@ -71,12 +71,12 @@ def translate(
     for side, generator in generators.items():
         source, target = (batch.source, batch.target) if side == FORWARD else (batch.target, batch.source)
         labels = batch.labels if side == FORWARD else None
-        valid, weights = (each if side == FORWARD or each is None else each[::-1] for each in (batch.valid, batch.weights))
+        valid = batch.valid if side == FORWARD or batch.valid is None else batch.valid[::-1]
         if draws.flip:
             source, labels = source.flip(-1), None if labels is None else labels.flip(-1)
-            valid, weights = (None if each is None else (each[0].flip(-1), each[1]) for each in (valid, weights))
+            valid = None if valid is None else (valid[0].flip(-1), valid[1])
         counts = (source.shape[1], target.shape[1]) if bands is None else bands if side == FORWARD else bands[::-1]
-        ends = Ends(source, target, valid, counts[1], labels, weights)
+        ends = Ends(source, target, valid, counts[1], labels, batch.weights if side == FORWARD else None)
         made: dict[str, Step] = {}
         if isinstance(generator, Multiscale):
             assert draws.windows is not None
@@ -134,13 +134,13 @@ class Ends(NamedTuple):
     """Of translations."""
     labels: Tensor | None
     """Of the source."""
-    weights: tuple[Tensor, Tensor] | None = None
-    """What their pixels weigh."""
+    weights: Tensor | None = None
+    """Of the target's pixels."""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Ends:
         """All of them changed alike."""
-        valid, weights = (None if pair is None else (change(pair[0]), change(pair[1])) for pair in (self.valid, self.weights))
-        labels = None if self.labels is None else change(self.labels)
+        valid = None if self.valid is None else (change(self.valid[0]), change(self.valid[1]))
+        labels, weights = (None if each is None else change(each) for each in (self.labels, self.weights))
         return Ends(change(self.source), change(self.target), valid, self.bands, labels, weights)
 
 

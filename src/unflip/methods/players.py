@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unflip.losses import Nets, Site
@@ -124,6 +125,7 @@ class DiscriminatorPlayer(nn.Module):
         for view, network in self.networks.items():
             images, weights = shown[view][:2], shown[view].weights
             real, fake = network(torch.cat(images)).split([len(each) for each in images])
+            weights = None if weights is None else F.adaptive_avg_pool2d(weights, real.shape[-2:])  # of a logit: of its part of the image
             with full_precision(real):
                 losses = discriminator_loss(at_least_float32(real), at_least_float32(fake), self.game, weights)
             for name, loss in zip(("real", "fake"), losses, strict=True):

@@ -13,7 +13,7 @@ from unflip.data.transforms import to_ids, to_network
 from unflip.engine.trainer import seen_by_networks
 from unflip.errors import UserError
 from unflip.losses import Term
-from unflip.losses.balance import MEASURED, Balance, BalanceConfig, at_places
+from unflip.losses.balance import GOAL, MEASURED, Balance, BalanceConfig, at_places
 from unflip.methods.passes import FORWARD
 from unflip.progress import Bar
 from unflip.runs import RunConfig, from_yaml
@@ -23,6 +23,9 @@ CROPS = 400
 """Of each domain that are looked at."""
 AT_ONCE = 8
 """Crops that a segmenter reads together."""
+
+Read = tuple[Tensor, Tensor | None]
+"""Class ids of crops, ``(N, H, W)``, and where these hold something."""
 
 
 def crops(pairs: Pairs, which: range) -> Batch:
@@ -47,27 +50,31 @@ def terms_measured(config: RunConfig, pairs: Pairs) -> RunConfig:
 
 
 def balance_measured(config: RunConfig, pairs: Pairs, device: torch.device, progress: bool) -> BalanceConfig | None:
-    """The run's balance with what makes the shares of the classes alike; None: it has none."""
-    if config.balance is None or config.balance.odds:
+    """The run's balance with what makes the target's weighted shares the source's; None: it has none."""
+    if config.balance is None or config.balance.tilt:
         return config.balance
-    classes = config.labels_of_source
-    for side, images in (("target", pairs.target), *(() if classes else (("source", pairs.source),))):
+    labeled = pairs.labels is not None
+    for side, images in (("target", pairs.target), *(() if labeled else (("source", pairs.source),))):
         if not images.bands.plain or images.bands.count != 3:
             raise UserError(f"balance: its segmenter reads 8-bit images in color, which those of the {side} are not; leave balance out")
-    balance = Balance(config.balance, classes).to(device)
+    balance = Balance(config.balance, config.data.classes if labeled else None).to(device)
     drawn = copy.copy(pairs)
     drawn.length = max(CROPS, len(pairs))  # a run of a few images is to be balanced as well as a long one
-    shares: tuple[list[Tensor], list[Tensor]] = [], []
+    read: tuple[list[Read], list[Read]] = [], []
     with Bar("balance: reading crops", CROPS, quiet=not progress) as bar:
         for start in range(0, CROPS, AT_ONCE):
             seen = crops(drawn, range(start, start + AT_ONCE))
-            labels = None if seen.labels is None else seen.labels.to(device)
-            here = seen._replace(source=seen.source.to(device), target=seen.target.to(device), labels=labels)
-            for k, ids in enumerate(balance.ids(here)):
-                there = None if seen.valid is None else seen.valid[k].to(device)
-                shares[k].append(at_places(ids, len(balance.known.names), balance.window, there).cpu())
+            source = balance.read(seen.source.to(device)) if seen.labels is None else balance.segmenter.ids(seen.labels.to(device))
+            for k, ids in enumerate((source, balance.read(seen.target.to(device)))):
+                read[k].append((ids.to(torch.int16).cpu(), None if seen.valid is None else seen.valid[k]))
             bar.show(start + AT_ONCE)
-    return config.balance.measured(torch.cat(shares[0]), torch.cat(shares[1]), balance.known.names)
+    side, names = config.balance.window or config.discriminator.patch, balance.known.names
+    while True:
+        source, target = (torch.cat([at_places(ids.long(), len(names), side, valid) for ids, valid in each]) for each in read)
+        found = config.balance.measured(side, source, target, names)
+        if config.balance.window is not None or found.variation[1] <= GOAL or side == 1:
+            return found
+        side = side // 2
 
 
 def measured_there(out: Path, config: RunConfig) -> RunConfig:
@@ -82,6 +89,6 @@ def measured_there(out: Path, config: RunConfig) -> RunConfig:
         fields = ("measured", *measured) if measured else ()
         known[name] = config.terms[name].model_copy(update={field: getattr(there.terms[name], field) for field in fields})
     balance = config.balance
-    if balance is not None and not balance.odds and there.balance is not None:
+    if balance is not None and not balance.tilt and there.balance is not None:
         balance = balance.model_copy(update={field: getattr(there.balance, field) for field in MEASURED})
     return config.model_copy(update={"terms": config.terms | known, "balance": balance})

@@ -84,6 +84,8 @@ def prepare(
         config = terms_measured(config, pairs)
         balance = balance_measured(config, pairs, fabric.device, progress) if team.leads else None
     config = config.model_copy(update={"balance": team.share(balance)})  # the same to the last digit in all of them
+    if not any("labels" in term.needs for term in config.terms.values() if term.weight > 0):
+        pairs.labels = None
     training = assemble(config, (bands["source"], bands["target"]), fabric, team)
     images = _digest(entries, None)
     alike = team.alike((images, config.model_dump_json()))

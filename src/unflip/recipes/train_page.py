@@ -65,14 +65,11 @@ def _balance(balance: BalanceConfig) -> Section:
     """What the discriminator is shown of every class."""
     bars = [Bar(name, [Amount(share) for share in shares]) for name, shares in balance.shares.items()]
     before, after = balance.variation
-    worth = " and ".join(percent(share) for share in balance.effective)
     note = (
-        f"The shares of the classes, measured before training. Places weigh so that both domains have the same: a total variation of "
-        f"{number(after)}, and {number(before)} without weights. Weighed, source and target are worth {worth} of their places. "
-        f"Read by {balance.segmenter}."
+        f"The shares of the classes, measured before training. With weights the target is as the source is, but for a total variation of "
+        f"{number(after)} ({number(before)} without), and is worth {percent(balance.effective)} of its places. Read by {balance.segmenter}."
     )
-    series = ("source", "target", "source, weighed", "target, weighed")
-    return Section("What the discriminator compares", [Bars(bars, series)], note)
+    return Section("The target as the discriminator sees it", [Bars(bars, ("source", "target", "target, weighed"))], note)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
