@@ -134,16 +134,31 @@ def test_the_order_is_that_of_the_seeds(scripts: dict[str, ModuleType], place: A
     ]
 
 
-def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted: Any, place: Any) -> None:
+def test_every_variant_can_be_configured(scripts: dict[str, ModuleType], wanted: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = scripts["study_plan"]
+    monkeypatch.setattr("unflip.runs.unfit", lambda path, resize, classes: None)  # the guide is not there
     for name, variant in plan.VARIANTS.items():
         for scale in plan.SCALES.values():
             here = dataclasses.replace(place, scale=dataclasses.replace(scale, device="cpu"))
             config = scripts["study_tasks"].configured(wanted_study(scripts, place), here, variant, 0, place.out / "scenes/train")
             assert config.method == variant.method and ("semantic" in config.terms) == variant.labels, name
+            assert (config.balance is not None) == variant.weighed, name
             towards = "target.txt" if variant.balanced else "matched" if variant.matched else "target"
             assert config.data.target.name == towards and config.data.val_target.name == towards, name
             assert config.data.source.name == ("source.txt" if variant.balanced else "source"), name
+
+
+def test_what_weighs_places_judges_nothing(scripts: dict[str, ModuleType], place: Any) -> None:
+    def names(*methods: str) -> list[str]:
+        return [task.name for task in scripts["study_tasks"].tasks(Path("DATA"), place, ["carla_camvid"], list(methods), 2)]
+
+    found = names("cut", "cut_weighed")
+    assert found.count("guide camvid") == 1 and "guide camvid" not in names("cut")
+    assert found.index("guide camvid") < found.index("carla_camvid cut_weighed seed0")
+    tasks = scripts["study_tasks"].tasks(Path("DATA"), place, ["carla_camvid"], ["cut_weighed"], 1)
+    (run,) = [task for task in tasks if task.name == "carla_camvid cut_weighed seed0"]
+    assert [need.name for need in run.needs] == ["judge camvid", "guide camvid"]
+    assert len({need.result for need in run.needs}) == 2
 
 
 def test_a_study_has_the_variants_that_fit(scripts: dict[str, ModuleType], place: Any) -> None:

@@ -111,7 +111,7 @@ def _about_methods(level: str, source: Files, balanced: bool) -> list[str]:
     method = FROM_LABELS if source.drawn else STRONG_PULL
     if level == "unknown":
         return [f"as long as the mixtures are unknown: {method}"]
-    weigh = "unflip train --balance M, M a segmenter that reads the target, weighs its places so that there is less to flip for"
-    choose = "audit --balance DIR chooses images of both domains whose mixtures match"
-    told = [weigh if balanced else f"{weigh}; {choose}"]
+    choose = "audit --balance DIR chooses images of both domains whose mixtures match, so that there is less to flip for"
+    weigh = "train --balance M, M a segmenter for the target, weighs places of its images to that end"
+    told = [weigh if balanced else f"{choose}; {weigh}"]
     return [*told, f"expect flips: {method}, and look at what flips before you trust it", labels]
