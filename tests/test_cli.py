@@ -62,6 +62,7 @@ VERBS: dict[str, list[str]] = {
         "--init",
         "--source-labels",
         "--classes",
+        "--balance",
         "--val-source",
         "--val-labels",
         "--segmenter",
