@@ -96,7 +96,7 @@ def test_classes_that_one_domain_lacks() -> None:
 def test_surroundings(side: int) -> None:
     ids = torch.from_numpy(np.random.default_rng(1).integers(-1, 3, (2, 9, 11)))
     valid = torch.from_numpy(np.random.default_rng(2).random((2, 1, 9, 11)) < 0.8)
-    found = surroundings(ids, 3, side, valid)
+    found = surroundings(torch.where(valid[:, 0], ids, -1), 3, side)
     before, after = (side - 1) // 2, side // 2
     for n, y, x in np.ndindex(2, 9, 11):
         square = np.s_[n, max(y - before, 0) : y + after + 1, max(x - before, 0) : x + after + 1]
@@ -153,7 +153,7 @@ def test_an_even_grid_of_places_is_measured() -> None:
     assert (expected == -1).any() and torch.equal(rows.argmax(1), expected[expected >= 0]) and (rows.sum(1) == 1).all()
     there = torch.zeros(2, 1, 96, 96, dtype=torch.bool)
     there[:, :, :, :48] = True
-    assert len(at_places(ids.clamp(min=0), 4, 1, there)) == 2 * 32 * 16
+    assert len(at_places(torch.where(there[:, 0], ids.clamp(min=0), -1), 4, 1)) == 2 * 32 * 16
     assert len(at_places(labels(1, 20).clamp(0, 2), 4, 1)) == 20 * 20
 
 

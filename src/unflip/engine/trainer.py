@@ -231,7 +231,7 @@ def _moved(training: Training, batch: Batch) -> Batch:
     labels = None if batch.labels is None else to_ids(batch.labels.to(device, non_blocking=True))
     source, target = (to_network(images.to(device, non_blocking=True)) for images in (batch.source, batch.target))
     seen = seen_by_networks(Batch(source, target, batch.first, batch.step, labels), training.bands)
-    return seen if training.balance is None else seen._replace(weights=training.balance(seen.target, seen.valid and seen.valid[1]))
+    return seen if training.balance is None else seen._replace(weights=training.balance(seen.target))
 
 
 def seen_by_networks(batch: Batch, bands: tuple[Bands, Bands]) -> Batch:

@@ -134,13 +134,12 @@ def _shift(exponents: Tensor, most: float) -> float:
     return (low + high) / 2
 
 
-def surroundings(ids: Tensor, classes: int, side: int, valid: Tensor | None = None) -> Tensor:
+def surroundings(ids: Tensor, classes: int, side: int) -> Tensor:
     """The share of each class in the square of ``side`` around every pixel: ids ``(N, H, W)`` to ``(N, classes, H, W)`` float32.
 
-    Pixels outside, of id -1, or not ``valid`` ``(N, 1, H, W)``, count nowhere; where there are no others, all shares are 0.
+    Pixels outside, and those of id -1, count nowhere; where there are no others, all shares are 0.
     """
-    counted = ids >= 0 if valid is None else (ids >= 0) & valid[:, 0]
-    hot = F.one_hot(ids.clamp(min=0), classes).movedim(-1, 1) * counted[:, None]
+    hot = F.one_hot(ids.clamp(min=0), classes).movedim(-1, 1) * (ids >= 0)[:, None]
     sums = F.pad(hot.float(), ((side - 1) // 2 + 1, side // 2) * 2)
     for dim, length in ((2, ids.shape[1]), (3, ids.shape[2])):  # counts, which are exact, and no slower for a larger square
         until = sums.cumsum(dim)
@@ -148,10 +147,10 @@ def surroundings(ids: Tensor, classes: int, side: int, valid: Tensor | None = No
     return sums / sums.sum(1, keepdim=True).clamp(min=1)
 
 
-def at_places(ids: Tensor, classes: int, side: int, valid: Tensor | None = None) -> Tensor:
+def at_places(ids: Tensor, classes: int, side: int) -> Tensor:
     """:func:`surroundings` at an even grid of places, at most ``PLACES`` a side: ``(M, classes)``; without those that have no class."""
     down, across = (-(-length // PLACES) for length in ids.shape[1:])
-    grid = surroundings(ids, classes, side, valid)[..., down // 2 :: down, across // 2 :: across]
+    grid = surroundings(ids, classes, side)[..., down // 2 :: down, across // 2 :: across]
     rows = grid.movedim(1, -1).flatten(0, 2)
     return rows[rows.sum(1) > 0]
 
@@ -181,9 +180,9 @@ class Balance(nn.Module):
         return self.kept[self.segmenter(images)[:, self.kept].argmax(1)]
 
     @torch.no_grad()
-    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """What every pixel of target images ``(N, 3, H, W)`` weighs: ``(N, 1, H, W)`` float32."""
         assert self.config.side is not None, "measured before training"
-        around = surroundings(self.read(images), len(self.known.names), self.config.side, valid)
+        around = surroundings(self.read(images), len(self.known.names), self.config.side)
         exponents = torch.einsum("nkhw,k->nhw", around, self.tilt.to(around))
         return (exponents - self.config.shift).exp().clamp(max=self.config.most)[:, None]

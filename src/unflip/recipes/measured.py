@@ -24,9 +24,6 @@ CROPS = 400
 AT_ONCE = 8
 """Crops that a segmenter reads together."""
 
-Read = tuple[Tensor, Tensor | None]
-"""Class ids of crops, ``(N, H, W)``, and where these hold something."""
-
 
 def crops(pairs: Pairs, which: range) -> Batch:
     """Some crops of both domains as the networks see them, with the labels of those of the source, if there are any."""
@@ -60,17 +57,17 @@ def balance_measured(config: RunConfig, pairs: Pairs, device: torch.device, prog
     balance = Balance(config.balance, config.data.classes if labeled else None).to(device)
     drawn = copy.copy(pairs)
     drawn.length = max(CROPS, len(pairs))  # a run of a few images is to be balanced as well as a long one
-    read: tuple[list[Read], list[Read]] = [], []
+    read: tuple[list[Tensor], list[Tensor]] = [], []
     with Bar("balance: reading crops", CROPS, quiet=not progress) as bar:
         for start in range(0, CROPS, AT_ONCE):
             seen = crops(drawn, range(start, start + AT_ONCE))
             source = balance.read(seen.source.to(device)) if seen.labels is None else balance.segmenter.ids(seen.labels.to(device))
             for k, ids in enumerate((source, balance.read(seen.target.to(device)))):
-                read[k].append((ids.to(torch.int16).cpu(), None if seen.valid is None else seen.valid[k]))
+                read[k].append(ids.to(torch.int16).cpu())
             bar.show(start + AT_ONCE)
     side, names = config.balance.window or config.discriminator.patch, balance.known.names
     while True:
-        source, target = (torch.cat([at_places(ids.long(), len(names), side, valid) for ids, valid in each]) for each in read)
+        source, target = (torch.cat([at_places(ids.long(), len(names), side) for ids in each]) for each in read)
         found = config.balance.measured(side, source, target, names)
         if config.balance.window is not None or found.variation[1] <= GOAL or side == 1:
             return found
